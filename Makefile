@@ -1,0 +1,64 @@
+# peapod: build, test, show. `make` alone lists the targets.
+
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+TAGS    := containers_image_openpgp,exclude_graphdriver_btrfs,containers_image_docker_daemon_stub
+LDFLAGS := -s -w -X peapod.dev/peapod/internal/version.Version=$(VERSION)
+
+# Packages of pure logic, which `make check` also runs under the race detector.
+PURE := ./internal/agent/plan/... ./internal/agent/status/... ./internal/agent/probe/... ./internal/scheduler/... ./internal/version/...
+
+GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.5.0
+
+export CGO_ENABLED := 0
+export GOFLAGS     := -buildvcs=false -tags=$(TAGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help build run images demo test check bench deps clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build the static binary bin/peapod
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/peapod ./cmd/peapod
+
+run: build deps ## serve in the foreground on ./.peapod (root)
+	./bin/peapod up --data-dir $(CURDIR)/.peapod
+
+images: build ## make the busybox and nginx images from Debian packages, into ./.images (root)
+	./scripts/images.sh
+
+demo: deps build images ## see it work: bring up, run examples, show, take down (root)
+	@./scripts/demo.sh
+
+test: ## unit tests; as root also the tests that start real containers
+ifeq ($(shell id -u),0)
+	./scripts/install-deps.sh
+	$(MAKE) build images
+	$(GO) test -timeout 20m ./cmd/... ./internal/... ./test/bench/...
+	$(GO) test -timeout 30m -count=1 ./test/e2e/...
+else
+	$(GO) test -timeout 20m ./cmd/... ./internal/... ./test/bench/...
+	@echo
+	@echo '*** SKIPPED: the tests that start real containers need root. Run: sudo make test ***'
+endif
+
+check: ## formatting, vet, linter, race detector
+	@unformatted=$$(gofmt -l cmd internal test tools); test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }
+	$(GO) vet ./cmd/... ./internal/... ./test/...
+	@if GOFLAGS= $(GO) run $(GOLANGCI_LINT) version >/dev/null 2>&1; \
+	then GOFLAGS= $(GO) run $(GOLANGCI_LINT) run --build-tags $(TAGS) ./...; \
+	else echo 'skipped: golangci-lint (it cannot be fetched and built here)'; fi
+	@if CGO_ENABLED=1 $(GO) env CC | xargs which >/dev/null 2>&1; \
+	then CGO_ENABLED=1 $(GO) test -race $(PURE); \
+	else echo 'skipped: race detector (it needs a C compiler)'; fi
+
+bench: build images ## measure, side by side with podman (root)
+	./scripts/install-deps.sh --bench
+	$(GO) run ./test/bench -peapod bin/peapod -images .images
+
+deps: # what peapod runs on this machine: installed when missing
+	@./scripts/install-deps.sh
+
+clean: ## remove what was built here
+	rm -rf bin .images

@@ -1,0 +1,42 @@
+package cli
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"peapod.dev/peapod/internal/version"
+)
+
+func newVersionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print versions, and the programs that peapod found",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+			fmt.Fprintf(w, "peapod\t%s\n", version.Version)
+			fmt.Fprintf(w, "kubernetes api\t%s\n", version.KubernetesVersion)
+			fmt.Fprintf(w, "go\t%s %s/%s\n", runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			for _, program := range []string{"crun", "runc", "conmon", "catatonit"} {
+				fmt.Fprintf(w, "%s\t%s\n", program, findProgram(program))
+			}
+			return w.Flush()
+		},
+	}
+}
+
+// findProgram tells where PATH has the program, for people to read. What the engine really uses is the engine's choice.
+func findProgram(name string) string {
+	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
+		path := filepath.Join(dir, name)
+		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o111 != 0 {
+			return path
+		}
+	}
+	return "not found"
+}
