@@ -1,0 +1,116 @@
+package plan
+
+import (
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
+)
+
+// The restart back-off of containers ("Pod Lifecycle", Container restart policy): 10 s, doubling to
+// 300 s, forgotten after twice the maximum without a restart.
+const (
+	BackoffBase = 10 * time.Second
+	BackoffMax  = 300 * time.Second
+	// settle is how long an ended container's status is shown before its back-off is, so that a watcher sees both.
+	settle = time.Second
+)
+
+// In tells whether a container that ended at end must still wait at now, and until when.
+func (b Backoff) In(end, now time.Time) (until time.Time, waits bool) {
+	if b.Delay == 0 || b.expired(end) {
+		return time.Time{}, false
+	}
+	until = end.Add(b.Delay)
+	return until, now.Before(until)
+}
+
+// Next is the state after a start at now of a container that had ended at end.
+func (b Backoff) Next(end, now time.Time) Backoff {
+	delay := BackoffBase
+	if b.Delay != 0 && !b.expired(end) {
+		delay = min(2*b.Delay, BackoffMax)
+	}
+	return Backoff{Delay: delay, Updated: now}
+}
+
+func (b Backoff) expired(end time.Time) bool { return end.Sub(b.Updated) > 2*BackoffMax }
+
+// shouldStart tells whether the container is to be started, given its newest attempt in any sandbox.
+func shouldStart(pod *v1.Pod, c *v1.Container, latest *Container) bool {
+	if latest == nil || latest.State != Exited {
+		return latest == nil || latest.State != Running
+	}
+	return podutil.ContainerShouldRestart(*c, pod.Spec, latest.ExitCode)
+}
+
+// start plans the next attempt of a container that is not running.
+func start(seen *Observed, c *v1.Container, kind Kind, now time.Time, d *Decision, starts *[]Action) {
+	latest := seen.Latest(c.Name)
+	a := StartContainer{Name: c.Name, Kind: kind}
+	if latest != nil {
+		a.Attempt = latest.Attempt + 1
+		if latest.State == Created && seen.active(c.Name) != nil {
+			// The agent stopped between creating and starting: go on with the same attempt.
+			a.Attempt, a.Resume = latest.Attempt, latest.ID
+		}
+	}
+	if seen.Starting(c.Name) {
+		*starts = append(*starts, a)
+		return
+	}
+	if latest != nil && latest.State == Exited {
+		b := seen.Backoff[c.Name]
+		if until, waits := b.In(latest.FinishedAt, now); waits {
+			if shown := latest.FinishedAt.Add(settle); now.Before(shown) {
+				d.wake(shown)
+			} else {
+				d.add(BackOff{Name: c.Name, Delay: b.Delay, Until: until})
+				d.wake(until)
+			}
+			return
+		}
+	}
+	if f, ok := seen.Failures[c.Name]; ok && (latest == nil || latest.State != Exited) && !imageFailure(f.Reason) {
+		if next := f.At.Add(retry); now.Before(next) {
+			d.wake(next)
+			return
+		}
+	}
+	if a.Resume != "" || image(seen, c.Name, now, d) {
+		*starts = append(*starts, a)
+	}
+}
+
+// imageFailure tells whether the waiting reason is of the image, whose retries have their own back-off.
+func imageFailure(reason string) bool {
+	switch reason {
+	case "ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "ImageInspectError", "RegistryUnavailable", "SignatureValidationFailed":
+		return true
+	}
+	return false
+}
+
+// mayRunAgain tells whether a Pod whose sandbox died gets a new one.
+func mayRunAgain(pod *v1.Pod, seen *Observed) bool {
+	if len(seen.Containers) == 0 {
+		return true
+	}
+	if pod.Spec.RestartPolicy == v1.RestartPolicyNever {
+		return false
+	}
+	created := false
+	for i := range pod.Spec.Containers {
+		c := &pod.Spec.Containers[i]
+		latest := seen.Latest(c.Name)
+		created = created || latest != nil
+		onFailure := pod.Spec.RestartPolicy == v1.RestartPolicyOnFailure
+		if c.RestartPolicy != nil {
+			onFailure = *c.RestartPolicy == v1.ContainerRestartPolicyOnFailure
+		}
+		if succeeded := latest != nil && latest.State == Exited && latest.ExitCode == 0; !onFailure || !succeeded {
+			return true
+		}
+	}
+	return !created // all have succeeded, unless none was ever made
+}
