@@ -55,7 +55,9 @@ type (
 	}
 	// RemoveContainer removes an ended attempt that nobody needs any more.
 	RemoveContainer struct{ ID, Name string }
-	// Backoff tells that a restart waits (event BackOff, waiting reason CrashLoopBackOff).
+	// BackOffPull tells that the next pull waits (event BackOff, waiting reason ImagePullBackOff).
+	BackOffPull struct{ Container string }
+	// BackOff tells that a restart waits (event BackOff, waiting reason CrashLoopBackOff).
 	BackOff struct {
 		Name  string
 		Delay time.Duration
@@ -99,6 +101,7 @@ func (a FinishStart) Key() string     { return startKey(a.Name) }
 func (a KillContainer) Key() string   { return "kill " + a.ID }
 func (a RemoveContainer) Key() string { return "remove " + a.ID }
 func (a BackOff) Key() string         { return "back off " + a.Name }
+func (a BackOffPull) Key() string     { return "back off pull for " + a.Container }
 
 func (a SetupVolumes) String() string    { return a.Key() }
 func (a TeardownVolumes) String() string { return a.Key() }
@@ -122,4 +125,5 @@ func (a KillContainer) String() string {
 	return s
 }
 func (a RemoveContainer) String() string { return fmt.Sprintf("remove container %s %s", a.Name, a.ID) }
+func (a BackOffPull) String() string     { return a.Key() }
 func (a BackOff) String() string         { return fmt.Sprintf("back off %s %s", a.Name, a.Delay) }

@@ -91,6 +91,8 @@ type Image struct {
 	Ref string
 	// Failed is when the last attempt failed, zero if none did; Retry is when the next may begin.
 	Failed, Retry time.Time
+	// Delay is the back-off that Retry was computed with.
+	Delay time.Duration
 }
 
 // Failure is why something could not be started: a waiting reason in upstream's spelling.

@@ -8,6 +8,7 @@ package plan
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -35,7 +36,14 @@ type Decision struct {
 // as the kubelet does (its pod worker's back-off period).
 const retry = 10 * time.Second
 
-func (d *Decision) add(a ...Action) { d.Actions = append(d.Actions, a...) }
+// add wants actions; wanting the same twice is wanting it once.
+func (d *Decision) add(actions ...Action) {
+	for _, a := range actions {
+		if !slices.ContainsFunc(d.Actions, func(b Action) bool { return b.Key() == a.Key() }) {
+			d.Actions = append(d.Actions, a)
+		}
+	}
+}
 
 func (d *Decision) wake(at time.Time) {
 	if d.Wake.IsZero() || at.Before(d.Wake) {
@@ -183,14 +191,14 @@ func image(seen *Observed, name string, now time.Time, d *Decision) bool {
 	case seen.Starting(name):
 		return false
 	case im.Failed.IsZero() || !now.Before(im.Retry) || seen.InFlight[PullImage{name}.Key()]:
-		for _, a := range d.Actions {
-			if a.Key() == (PullImage{name}).Key() {
-				return false
-			}
-		}
 		d.add(PullImage{name})
 	default:
-		d.wake(im.Retry)
+		if shown := im.Failed.Add(settle); now.Before(shown) {
+			d.wake(shown)
+		} else {
+			d.add(BackOffPull{name})
+			d.wake(im.Retry)
+		}
 	}
 	return false
 }

@@ -53,9 +53,17 @@ func disruption(reason string) bool { return reason == "Evicted" || reason == "T
 
 func sandboxReady(seen *plan.Observed) v1.PodCondition {
 	c := v1.PodCondition{Type: v1.PodReadyToStartContainers, Status: v1.ConditionTrue}
-	if seen.ReadySandbox() == nil || !seen.Volumes.Ready {
-		c.Status = v1.ConditionFalse
+	switch {
+	case seen.Sandbox() == nil:
+		c.Message = "no pod sandbox exists"
+	case seen.ReadySandbox() == nil:
+		c.Message = "pod sandbox is not ready"
+	case !seen.Volumes.Ready && !seen.Volumes.TornDown:
+		c.Message = "volumes are not mounted"
+	default:
+		return c
 	}
+	c.Status, c.Reason = v1.ConditionFalse, "PodSandboxNotReady"
 	return c
 }
 

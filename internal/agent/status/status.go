@@ -7,6 +7,7 @@
 package status
 
 import (
+	"maps"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -50,6 +51,10 @@ func Compute(pod *v1.Pod, in Input, now time.Time) v1.PodStatus {
 
 	ended := in.Finished
 	s.InitContainerStatuses = containers(pod, pod.Spec.InitContainers, true, in, old.InitContainerStatuses)
+	if !initialized(pod, &s) && !initialized(pod, &old) {
+		// App images are pulled ahead of their turn: what went wrong there is not the Pod's state yet.
+		in.Seen = withoutFailures(in.Seen, pod.Spec.Containers)
+	}
 	s.ContainerStatuses = containers(pod, pod.Spec.Containers, false, in, old.ContainerStatuses)
 	if n := len(pod.Spec.EphemeralContainers); n > 0 {
 		specs := make([]v1.Container, n)
@@ -87,6 +92,16 @@ func Compute(pod *v1.Pod, in Input, now time.Time) v1.PodStatus {
 	}
 	conditions(pod, in, &s, now)
 	return s
+}
+
+// withoutFailures is seen without the failures of the given containers.
+func withoutFailures(seen *plan.Observed, specs []v1.Container) *plan.Observed {
+	out := *seen
+	out.Failures = maps.Clone(seen.Failures)
+	for i := range specs {
+		delete(out.Failures, specs[i].Name)
+	}
+	return &out
 }
 
 // addresses fills podIP(s) and hostIP(s). A Pod keeps its addresses in its status after its end.

@@ -1,0 +1,149 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/distribution/reference"
+	"google.golang.org/grpc/codes"
+	grpcstatus "google.golang.org/grpc/status"
+	v1 "k8s.io/api/core/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	crierrors "k8s.io/cri-api/pkg/errors"
+
+	"peapod.dev/peapod/internal/agent/plan"
+)
+
+// Waiting reasons of images, in upstream's spelling.
+const (
+	errImagePull      = "ErrImagePull"
+	imagePullBackOff  = "ImagePullBackOff"
+	errImageNeverPull = "ErrImageNeverPull"
+	invalidImageName  = "InvalidImageName"
+	imageInspectError = "ImageInspectError"
+)
+
+// pull makes the container's image present by its imagePullPolicy ("Images", Image pull policy).
+func (w *Worker) pull(ctx context.Context, pod *v1.Pod, name string) {
+	spec := plan.Spec(pod, name)
+	if spec == nil {
+		return
+	}
+	ref, reason, message := w.ensure(ctx, pod, spec)
+	if ctx.Err() != nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if reason == "" {
+		w.memory.images[name] = plan.Image{Ref: ref}
+		if f := w.memory.failures[name]; f.Reason != "CrashLoopBackOff" {
+			delete(w.memory.failures, name)
+		}
+		return
+	}
+	now, old := time.Now(), w.memory.images[name]
+	delay := plan.BackoffBase
+	if old.Delay != 0 {
+		delay = min(2*old.Delay, plan.BackoffMax)
+	}
+	w.memory.images[name] = plan.Image{Failed: now, Retry: now.Add(delay), Delay: delay}
+	w.memory.failures[name] = plan.Failure{Reason: reason, Message: message, At: now}
+	w.event(pod, spec, v1.EventTypeWarning, "Failed", "Error: %s", reason)
+}
+
+// backOffPull shows that the next pull waits, once for each wait; the caller holds mu.
+func (w *Worker) backOffPull(pod *v1.Pod, a plan.BackOffPull) {
+	spec, f := plan.Spec(pod, a.Container), w.memory.failures[a.Container]
+	if spec == nil || f.Reason != errImagePull {
+		return
+	}
+	w.memory.failures[a.Container] = plan.Failure{Reason: imagePullBackOff, At: f.At,
+		Message: fmt.Sprintf("Back-off pulling image %q: %s: %s", spec.Image, errImagePull, f.Message)}
+	w.event(pod, spec, v1.EventTypeNormal, "BackOff", "Back-off pulling image %q", spec.Image)
+	w.event(pod, spec, v1.EventTypeWarning, "Failed", "Error: %s", imagePullBackOff)
+	w.Poke()
+}
+
+// ensure returns the engine's name of the image, or the waiting reason and message.
+func (w *Worker) ensure(ctx context.Context, pod *v1.Pod, c *v1.Container) (ref, reason, message string) {
+	named, err := reference.ParseDockerRef(c.Image)
+	if err != nil {
+		message = fmt.Sprintf("Failed to apply default image tag %q: couldn't parse image name %q: %v", c.Image, c.Image, err)
+		w.event(pod, c, v1.EventTypeWarning, "InspectFailed", "%s", message)
+		return "", invalidImageName, message
+	}
+	image := &runtimeapi.ImageSpec{Image: named.String(), UserSpecifiedImage: c.Image}
+	present := ""
+	st, err := w.cfg.Engine.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: image})
+	if err != nil {
+		message = fmt.Sprintf("Failed to inspect image %q: %v", c.Image, grpcstatus.Convert(err).Message())
+		w.event(pod, c, v1.EventTypeWarning, "InspectFailed", "%s", message)
+		return "", imageInspectError, message
+	}
+	if st.Image != nil {
+		present = st.Image.Id
+	}
+	switch {
+	case c.ImagePullPolicy == v1.PullNever && present == "":
+		message = fmt.Sprintf("Container image %q is not present with pull policy of Never", c.Image)
+		w.event(pod, c, v1.EventTypeWarning, errImageNeverPull, "%s", message)
+		return "", errImageNeverPull, message
+	case present != "" && c.ImagePullPolicy != v1.PullAlways:
+		w.event(pod, c, v1.EventTypeNormal, "Pulled", "Container image %q already present on machine and can be accessed by the pod", c.Image)
+		return present, "", ""
+	}
+	return w.download(ctx, pod, c, image, present)
+}
+
+// download pulls the image; present is the copy that this machine has, if any.
+func (w *Worker) download(ctx context.Context, pod *v1.Pod, c *v1.Container, image *runtimeapi.ImageSpec, present string) (ref, reason, message string) {
+	w.event(pod, c, v1.EventTypeNormal, "Pulling", "Pulling image %q", c.Image)
+	begin := time.Now()
+	auths, err := w.cfg.Credentials(ctx, pod, image.Image)
+	if err != nil {
+		return "", errImagePull, err.Error()
+	}
+	if len(auths) == 0 {
+		auths = []*runtimeapi.AuthConfig{nil}
+	}
+	var errs []error
+	for _, auth := range auths {
+		r, err := w.cfg.Engine.PullImage(ctx, &runtimeapi.PullImageRequest{Image: image, Auth: auth})
+		if err == nil {
+			size := uint64(0)
+			if st, err := w.cfg.Engine.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: image}); err == nil && st.Image != nil {
+				size = st.Image.Size
+			}
+			took := time.Since(begin).Truncate(time.Millisecond)
+			w.event(pod, c, v1.EventTypeNormal, "Pulled", "Successfully pulled image %q in %v (%v including waiting). Image size: %v bytes.", c.Image, took, took, size)
+			return r.ImageRef, "", ""
+		}
+		errs = append(errs, err)
+	}
+	err = errors.Join(errs...)
+	if present != "" && unreachable(errs[len(errs)-1]) {
+		// No registry can be asked and the machine has this very image: it was put there on purpose
+		// (`peapod image load`), see docs/adr/0002-local-images.md.
+		w.event(pod, c, v1.EventTypeWarning, "Pulled", "Cannot reach the registry of image %q: using the copy on this machine", c.Image)
+		return present, "", ""
+	}
+	for _, e := range errs {
+		if m := grpcstatus.Convert(e).Message(); message == "" {
+			message = m
+		} else {
+			message += "; " + m
+		}
+	}
+	w.event(pod, c, v1.EventTypeWarning, "Failed", "Failed to pull image %q: %s", c.Image, message)
+	if errors.Is(errs[len(errs)-1], crierrors.ErrRegistryUnavailable) || strings.HasPrefix(message, crierrors.ErrRegistryUnavailable.Error()) {
+		message = strings.TrimPrefix(message, crierrors.ErrRegistryUnavailable.Error()+": ")
+	}
+	return "", errImagePull, message
+}
+
+// unreachable tells whether a pull failed because no registry answered at all.
+func unreachable(err error) bool { return grpcstatus.Code(err) == codes.Unavailable }

@@ -1,0 +1,159 @@
+package worker
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	grpcstatus "google.golang.org/grpc/status"
+	v1 "k8s.io/api/core/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
+
+	"peapod.dev/peapod/internal/agent/plan"
+)
+
+func (w *Worker) createSandbox(ctx context.Context, pod *v1.Pod, a plan.CreateSandbox) {
+	if a.Changed {
+		w.event(pod, nil, v1.EventTypeNormal, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
+	}
+	config, handler, err := w.cfg.Specs.Sandbox(pod, a.Attempt)
+	if err == nil {
+		_, err = w.cfg.Engine.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: config, RuntimeHandler: handler})
+	}
+	switch {
+	case err == nil:
+		w.succeed("")
+	case ctx.Err() == nil: // else the Pod is ending: not a failure
+		message := grpcstatus.Convert(err).Message()
+		w.fail("", "FailedCreatePodSandBox", message)
+		w.event(pod, nil, v1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: %s", message)
+	}
+}
+
+func (w *Worker) stopSandbox(ctx context.Context, id string) error {
+	_, err := w.cfg.Engine.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: id})
+	return ignoreNotFound(err)
+}
+
+func (w *Worker) removeSandbox(ctx context.Context, id string) error {
+	_, err := w.cfg.Engine.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: id})
+	return ignoreNotFound(err)
+}
+
+func (w *Worker) removeContainer(ctx context.Context, id string) error {
+	_, err := w.cfg.Engine.RemoveContainer(ctx, &runtimeapi.RemoveContainerRequest{ContainerId: id})
+	w.mu.Lock()
+	delete(w.memory.messages, id)
+	delete(w.memory.hooked, id)
+	w.mu.Unlock()
+	return ignoreNotFound(err)
+}
+
+func ignoreNotFound(err error) error {
+	if grpcstatus.Code(err) == codes.NotFound {
+		return nil
+	}
+	return err
+}
+
+func (w *Worker) setupVolumes(ctx context.Context, pod *v1.Pod) {
+	w.setVolumes(plan.Volumes{Failed: w.volumes().Failed})
+	if !w.imageVolumes(ctx, pod) {
+		w.setVolumes(plan.Volumes{Failed: time.Now()})
+		return
+	}
+	err := w.cfg.Volumes.Setup(ctx, pod)
+	switch {
+	case err == nil:
+		w.setVolumes(plan.Volumes{Ready: true})
+		w.mu.Lock()
+		w.memory.refreshed = pod.ResourceVersion
+		w.mu.Unlock()
+	case ctx.Err() == nil:
+		w.setVolumes(plan.Volumes{Failed: time.Now()})
+		w.event(pod, nil, v1.EventTypeWarning, "FailedMount", "%s", err)
+	}
+}
+
+// imageVolumes makes the images present that the Pod mounts as volumes; a failure is that of the containers that mount it.
+func (w *Worker) imageVolumes(ctx context.Context, pod *v1.Pod) bool {
+	for _, v := range pod.Spec.Volumes {
+		if v.Image == nil || v.Image.Reference == "" {
+			continue
+		}
+		_, reason, message := w.ensure(ctx, pod, &v1.Container{Image: v.Image.Reference, ImagePullPolicy: v.Image.PullPolicy})
+		for c := range podutil.ContainerIter(&pod.Spec, podutil.AllContainers) {
+			mounts := slices.ContainsFunc(c.VolumeMounts, func(m v1.VolumeMount) bool { return m.Name == v.Name })
+			if mounts && reason != "" && ctx.Err() == nil {
+				w.refuse(pod, c, reason, message)
+			}
+		}
+		if reason != "" {
+			return false
+		}
+	}
+	return true
+}
+
+func (w *Worker) teardownVolumes(ctx context.Context) error {
+	if err := w.cfg.Volumes.Teardown(ctx, w.uid); err != nil {
+		return err
+	}
+	w.setVolumes(plan.Volumes{TornDown: true})
+	return nil
+}
+
+func (w *Worker) volumes() plan.Volumes {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.memory.volumes
+}
+
+func (w *Worker) setVolumes(v plan.Volumes) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.memory.volumes = v
+}
+
+// refresh rewrites volumes after the Pod's labels or annotations, or an object that they show, have
+// changed. A failed set-up is tried again at once: what it missed may be there now.
+func (w *Worker) refresh(ctx context.Context, pod *v1.Pod) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.memory.refreshed == pod.ResourceVersion || w.ops["update volumes"] != nil {
+		return
+	}
+	if w.memory.refreshed == "" && !w.memory.volumes.Failed.IsZero() {
+		w.memory.volumes.Failed = time.Time{}
+		for name, f := range w.memory.failures {
+			if f.Reason == "CreateContainerConfigError" {
+				f.At = time.Time{}
+				w.memory.failures[name] = f
+			}
+		}
+		w.memory.refreshed = pod.ResourceVersion
+		w.Poke()
+		return
+	}
+	if !w.memory.volumes.Ready {
+		return
+	}
+	w.memory.refreshed = pod.ResourceVersion
+	w.wg.Add(1)
+	ctx, cancel := context.WithCancel(ctx)
+	w.ops["update volumes"] = &operation{cancel: cancel}
+	go func() {
+		defer w.wg.Done()
+		defer cancel()
+		err := w.cfg.Volumes.Update(ctx, pod)
+		w.mu.Lock()
+		delete(w.ops, "update volumes")
+		w.mu.Unlock()
+		if err != nil && ctx.Err() == nil {
+			w.event(pod, nil, v1.EventTypeWarning, "FailedMount", "%s", err)
+		}
+		w.Poke()
+	}()
+}

@@ -1,0 +1,185 @@
+package worker
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	grpcstatus "google.golang.org/grpc/status"
+	v1 "k8s.io/api/core/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"peapod.dev/peapod/internal/agent/plan"
+)
+
+// start creates and starts one attempt, then runs its postStart hook ("Container Lifecycle Hooks":
+// the container is not Running until the hook has returned).
+func (w *Worker) start(ctx context.Context, pod *v1.Pod, a plan.StartContainer) {
+	spec := plan.Spec(pod, a.Name)
+	if spec == nil {
+		return
+	}
+	w.mu.Lock()
+	seen, ref := w.memory.lastSeen, w.memory.images[a.Name].Ref
+	delete(w.memory.images, a.Name) // the next attempt asks again
+	w.mu.Unlock()
+	now := time.Now()
+	if latest := seen.Latest(a.Name); latest != nil && latest.State == plan.Exited {
+		w.mu.Lock()
+		w.memory.backoff[a.Name] = w.memory.backoff[a.Name].Next(latest.FinishedAt, now)
+		w.mu.Unlock()
+	}
+	id := a.Resume
+	if id == "" {
+		var ok bool
+		if id, ok = w.create(ctx, pod, spec, seen, a, ref); !ok {
+			return
+		}
+	}
+	if _, err := w.cfg.Engine.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: id}); err != nil {
+		if ctx.Err() == nil {
+			w.refuse(pod, spec, "RunContainerError", grpcstatus.Convert(err).Message())
+		}
+		return
+	}
+	w.event(pod, spec, v1.EventTypeNormal, "Started", "Container started")
+	w.succeed(a.Name)
+	w.postStart(ctx, pod, spec, id)
+}
+
+// create makes the container; ok is false when it could not, which is then recorded.
+func (w *Worker) create(ctx context.Context, pod *v1.Pod, spec *v1.Container, seen *plan.Observed, a plan.StartContainer, ref string) (id string, ok bool) {
+	sandbox := seen.ReadySandbox()
+	if sandbox == nil {
+		return "", false
+	}
+	attempt := Attempt{Number: a.Attempt, PodIPs: sandbox.IPs, ImageRef: ref}
+	if pod.Spec.HostNetwork {
+		attempt.PodIPs = w.cfg.HostIPs()
+	}
+	if a.Kind == plan.Ephemeral {
+		target, err := targetOf(pod, a.Name, seen)
+		if err != nil {
+			w.refuse(pod, spec, "CreateContainerConfigError", err.Error())
+			return "", false
+		}
+		attempt.TargetID = target
+	}
+	config, err := w.cfg.Specs.Container(ctx, pod, spec, attempt)
+	if err != nil {
+		if ctx.Err() == nil {
+			w.refuse(pod, spec, "CreateContainerConfigError", err.Error())
+		}
+		return "", false
+	}
+	sandboxConfig, _, err := w.cfg.Specs.Sandbox(pod, sandbox.Attempt)
+	if err != nil {
+		w.refuse(pod, spec, "CreateContainerConfigError", err.Error())
+		return "", false
+	}
+	r, err := w.cfg.Engine.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: sandbox.ID, Config: config, SandboxConfig: sandboxConfig})
+	if err != nil {
+		if ctx.Err() == nil {
+			w.refuse(pod, spec, "CreateContainerError", grpcstatus.Convert(err).Message())
+		}
+		return "", false
+	}
+	w.event(pod, spec, v1.EventTypeNormal, "Created", "Container created")
+	return r.ContainerId, true
+}
+
+// targetOf finds the running container whose PID namespace an ephemeral container wants (field targetContainerName).
+func targetOf(pod *v1.Pod, name string, seen *plan.Observed) (string, error) {
+	for i := range pod.Spec.EphemeralContainers {
+		e := &pod.Spec.EphemeralContainers[i]
+		if e.Name != name || e.TargetContainerName == "" {
+			continue
+		}
+		if target := seen.Latest(e.TargetContainerName); target != nil && target.State == plan.Running {
+			return target.ID, nil
+		}
+		return "", fmt.Errorf("unable to find target container %q", e.TargetContainerName)
+	}
+	return "", nil
+}
+
+// refuse records that a container could not be started.
+func (w *Worker) refuse(pod *v1.Pod, spec *v1.Container, reason, message string) {
+	w.fail(spec.Name, reason, message)
+	w.event(pod, spec, v1.EventTypeWarning, "Failed", "Error: %s", message)
+}
+
+// finishStart runs the postStart hook that an earlier agent did not see returning: hooks are delivered at least once.
+func (w *Worker) finishStart(ctx context.Context, pod *v1.Pod, a plan.FinishStart) {
+	if spec := plan.Spec(pod, a.Name); spec != nil {
+		w.postStart(ctx, pod, spec, a.ID)
+	}
+}
+
+// postStart runs the hook, if there is one; its failure kills the container.
+func (w *Worker) postStart(ctx context.Context, pod *v1.Pod, spec *v1.Container, id string) {
+	if spec.Lifecycle != nil && spec.Lifecycle.PostStart != nil {
+		output, err := w.cfg.Hooks.Run(ctx, pod, spec, id, w.podIP(pod), spec.Lifecycle.PostStart)
+		if err != nil {
+			if ctx.Err() != nil {
+				return
+			}
+			message := err.Error()
+			if output != "" {
+				message += ": " + output
+			}
+			w.log.Warn("postStart hook failed", "container", spec.Name, "error", err)
+			w.event(pod, spec, v1.EventTypeWarning, "FailedPostStartHook", "PostStartHook failed")
+			w.fail(spec.Name, "PostStartHookError", message)
+			k := plan.KillContainer{ID: id, Name: spec.Name, Cause: plan.PostStart, Message: "FailedPostStartHook", Grace: 30}
+			if s := pod.Spec.TerminationGracePeriodSeconds; s != nil {
+				k.Grace = *s
+			}
+			if err := w.kill(ctx, pod, newKilling(k)); err != nil {
+				w.log.Error("cannot kill the container whose postStart hook failed", "container", spec.Name, "error", err)
+			}
+			return
+		}
+		if err := w.markHook(id); err != nil {
+			w.log.Error("cannot record that the postStart hook has run", "container", spec.Name, "error", err)
+		}
+	}
+	w.mu.Lock()
+	w.memory.hooked[id] = true
+	w.mu.Unlock()
+}
+
+func (w *Worker) podIP(pod *v1.Pod) string {
+	w.mu.Lock()
+	seen := w.memory.lastSeen
+	w.mu.Unlock()
+	if seen != nil && !pod.Spec.HostNetwork {
+		if s := seen.ReadySandbox(); s != nil && len(s.IPs) > 0 {
+			return s.IPs[0]
+		}
+	}
+	if ips := w.cfg.HostIPs(); len(ips) > 0 {
+		return ips[0]
+	}
+	return ""
+}
+
+// hookFile remembers across daemons that a container's postStart hook has returned.
+func (w *Worker) hookFile(id string) string {
+	return filepath.Join(w.cfg.PodDir(w.uid), "hooks", id+".poststart")
+}
+
+func (w *Worker) markHook(id string) error {
+	file := w.hookFile(id)
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(file, nil, 0o600)
+}
+
+func (w *Worker) hookDone(id string) bool {
+	_, err := os.Stat(w.hookFile(id))
+	return err == nil
+}
