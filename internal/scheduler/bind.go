@@ -1,0 +1,91 @@
+package scheduler
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
+	podstatus "k8s.io/kubernetes/pkg/util/pod"
+)
+
+// repeatReport is how long the same message about the same Pod is not shown again: events live longer.
+const repeatReport = 5 * time.Minute
+
+// maxNote is the greatest length of an event's note (pkg/apis/core/validation, NoteLengthLimit).
+const maxNote = 1024
+
+// bind tells the API server where the Pod goes. The API server sets the condition PodScheduled.
+func (s *Scheduler) bind(ctx context.Context, a *attempt) {
+	pod := a.pod
+	err := s.cfg.Client.CoreV1().Pods(pod.Namespace).Bind(ctx, &v1.Binding{
+		ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID},
+		Target:     v1.ObjectReference{Kind: "Node", Name: a.node},
+	}, metav1.CreateOptions{})
+	if err == nil {
+		// The item stays busy until the watch shows the Pod on its Node, so that no older version of it is taken for a new one.
+		s.cfg.Recorder.Eventf(pod, nil, v1.EventTypeNormal, "Scheduled", "Binding", "Successfully assigned %v/%v to %v", pod.Namespace, pod.Name, a.node)
+		return
+	}
+	held := false
+	s.change(func() {
+		if held = s.queue.holds(a.item); held {
+			s.freed(s.state.Remove(pod.UID))
+		}
+	})
+	if !held || ctx.Err() != nil {
+		return // bound after all, or gone
+	}
+	s.log.Error("Cannot bind Pod", "pod", pod.Namespace+"/"+pod.Name, "node", a.node, "err", err)
+	a.err = fmt.Errorf("running Bind plugin %q: %w", "DefaultBinder", err)
+	s.reject(ctx, a, v1.PodReasonSchedulerError)
+}
+
+// reject shows the user why the Pod has no Node, and then has the Pod wait for better times.
+func (s *Scheduler) reject(ctx context.Context, a *attempt, reason string) {
+	it, pod, message := a.item, a.pod, a.err.Error()
+	// Nobody else touches these two while the item is busy.
+	if message != it.reported || time.Since(it.at) > repeatReport {
+		it.reported, it.at = message, time.Now()
+		s.cfg.Recorder.Eventf(pod, nil, v1.EventTypeWarning, "FailedScheduling", "Scheduling", "%s", truncate(message))
+	}
+	err := s.setCondition(ctx, pod, reason, message)
+	s.change(func() {
+		switch {
+		case !s.queue.holds(it): // gone, or bound after all
+		case err == nil && reason == v1.PodReasonUnschedulable:
+			s.queue.park(it)
+		default:
+			s.queue.retry(it, time.Now())
+			if err != nil && ctx.Err() == nil {
+				s.log.Error("Cannot update the Pod's status", "pod", pod.Namespace+"/"+pod.Name, "err", err)
+			}
+		}
+	})
+}
+
+// setCondition sets PodScheduled=False; without a request when it is so already.
+func (s *Scheduler) setCondition(ctx context.Context, pod *v1.Pod, reason, message string) error {
+	status := pod.Status.DeepCopy()
+	if !podutil.UpdatePodCondition(status, &v1.PodCondition{
+		Type:               v1.PodScheduled,
+		Status:             v1.ConditionFalse,
+		ObservedGeneration: podutil.CalculatePodConditionObservedGeneration(&pod.Status, pod.Generation, v1.PodScheduled),
+		Reason:             reason,
+		Message:            message,
+	}) {
+		return nil
+	}
+	_, _, _, err := podstatus.PatchPodStatus(ctx, s.cfg.Client, pod.Namespace, pod.Name, pod.UID, pod.Status, *status)
+	return err
+}
+
+func truncate(message string) string {
+	const more = " ..."
+	if len(message) > maxNote {
+		return message[:maxNote-len(more)] + more
+	}
+	return message
+}

@@ -1,0 +1,22 @@
+package filter
+
+import (
+	v1 "k8s.io/api/core/v1"
+	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
+	"k8s.io/klog/v2"
+
+	"peapod.dev/peapod/internal/scheduler/cluster"
+)
+
+// Unschedulable keeps Pods off a cordoned Node, save those that tolerate the taint of that name.
+type Unschedulable struct{}
+
+// Explain implements Rule.
+func (Unschedulable) Explain(pod *cluster.Pod, node *cluster.Node) []Reason {
+	cordon := v1.Taint{Key: v1.TaintNodeUnschedulable, Effect: v1.TaintEffectNoSchedule}
+	if !node.Spec.Unschedulable ||
+		corev1helpers.TolerationsTolerateTaint(klog.Logger{}, pod.Spec.Tolerations, &cordon, false) {
+		return nil
+	}
+	return []Reason{{Text: "node(s) were unschedulable"}}
+}
