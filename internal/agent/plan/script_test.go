@@ -1,0 +1,99 @@
+package plan_test
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/datadriven"
+
+	"peapod.dev/peapod/internal/agent/plan"
+)
+
+// TestScripts replays testdata/*.txt against the model. Run with -rewrite to write the outputs anew.
+func TestScripts(t *testing.T) {
+	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
+		var m *model
+		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
+			arg := func(i int) string {
+				if i >= len(d.CmdArgs) {
+					d.Fatalf(t, "%s needs %d arguments", d.Cmd, i+1)
+				}
+				return d.CmdArgs[i].Key
+			}
+			number := func(key string, otherwise int64) int64 {
+				for _, a := range d.CmdArgs {
+					if a.Key == key {
+						n, err := strconv.ParseInt(a.Vals[0], 10, 64)
+						if err != nil {
+							d.Fatalf(t, "%v", err)
+						}
+						return n
+					}
+				}
+				return otherwise
+			}
+			switch d.Cmd {
+			case "pod": // the manifest of the Pod
+				var err error
+				if m, err = newModel(d.Input); err != nil {
+					d.Fatalf(t, "%v", err)
+				}
+			case "plan": // what is wanted now, without doing it
+				var out strings.Builder
+				for _, a := range m.plan().Actions {
+					fmt.Fprintln(&out, a)
+				}
+				return out.String()
+			case "stabilize": // do what is wanted until nothing is
+				return m.stabilize()
+			case "status":
+				m.plan()
+				return m.describe()
+			case "exit": // exit NAME code=N
+				m.exit(arg(0), int32(number("code", 0)))
+			case "advance": // advance DURATION
+				step, err := time.ParseDuration(arg(0))
+				if err != nil {
+					d.Fatalf(t, "%v", err)
+				}
+				m.now = m.now.Add(step)
+			case "delete": // delete grace=N
+				m.remove(number("grace", 30))
+			case "gone":
+				m.seen.Gone = true
+			case "probe": // probe NAME started|ready|unready|liveness-failed|startup-failed
+				c := m.seen.Latest(arg(0))
+				switch arg(1) {
+				case "started":
+					c.Probes.Started = true
+				case "ready":
+					c.Probes.Ready = true
+				case "unready":
+					c.Probes.Ready = false
+				case "liveness-failed":
+					c.Probes.LivenessFailed = true
+				case "startup-failed":
+					c.Probes.StartupFailed = true
+				}
+			case "slow": // hooks and kills take until `hook` and `exit` say otherwise
+				m.slow = true
+			case "hook": // hook NAME: its postStart hook returns
+				m.seen.Latest(arg(0)).PostStartDone = true
+				delete(m.seen.InFlight, "start "+arg(0))
+			case "pull-fails": // pull-fails NAME: the image cannot be pulled for 10 s
+				m.seen.Images[arg(0)] = plan.Image{Failed: m.now, Retry: m.now.Add(plan.BackoffBase), Delay: plan.BackoffBase}
+				m.seen.Failures[arg(0)] = plan.Failure{Reason: "ErrImagePull", At: m.now}
+			case "crash-agent":
+				m.crash()
+			case "reboot":
+				m.reboot()
+			default:
+				d.Fatalf(t, "unknown command %s", d.Cmd)
+			}
+			return ""
+		})
+	})
+}
