@@ -49,6 +49,11 @@ func (m *model) plan() plan.Decision {
 	}
 	m.status = status.Compute(m.pod, status.Input{Seen: &m.seen, Old: m.status, Finished: d.Finished, HostIPs: []string{"192.0.2.1"}}, m.now)
 	m.pod.Status = m.status
+	for key := range m.seen.InFlight { // what is wanted no longer is cancelled
+		if wanted := slices.ContainsFunc(d.Actions, func(a plan.Action) bool { return a.Key() == key }); !wanted && strings.HasPrefix(key, "start ") {
+			delete(m.seen.InFlight, key)
+		}
+	}
 	return d
 }
 
