@@ -1,7 +1,8 @@
-// Package ocispec turns CRI messages into an OCI runtime spec by an ordered list of small rules.
+// Package ocispec turns CRI messages into an OCI runtime spec by an ordered list of small rules, a file each.
 //
-// Every rule is pure: what it needs to know of the machine or of the container's root filesystem is in the Input.
-// Facts are gathered by DetectMachine (once for each engine) and ResolveUser (for each container).
+// A rule reads only its Input, so the same Input gives the same spec. Facts of the host are gathered by DetectMachine
+// (once for each engine), those of the root filesystem by ResolveUser (for each container). Two things are read while
+// building because they may change at any time: a Localhost seccomp profile, and the host's device nodes (Machine.Devices).
 package ocispec
 
 import (
@@ -22,6 +23,7 @@ var ErrNoCommand = errors.New("no command specified")
 // Input is all that a spec is made from.
 type Input struct {
 	ID        string // container ID
+	SandboxID string
 	Container *runtimeapi.ContainerConfig
 	Sandbox   *runtimeapi.PodSandboxConfig
 	Image     imgspecv1.ImageConfig
@@ -36,7 +38,7 @@ type Input struct {
 	// Files of the sandbox on the host; empty: not mounted.
 	ResolvConf   string // /etc/resolv.conf
 	HostnameFile string // /etc/hostname
-	Shm          string // /dev/shm; empty with host IPC: the host's own
+	Shm          string // /dev/shm; with host IPC it is the host's own and this is not used
 
 	// ImageMounts has, for each CRI mount with an image, container path → the directory on the host where
 	// that image (with its sub path resolved) is mounted.
@@ -45,40 +47,64 @@ type Input struct {
 	// not in it stays part of the root filesystem.
 	ImageVolumes map[string]string
 
-	Machine *Machine // nil: a machine with everything
+	Machine *Machine // nil: one that has everything
 	Log     *slog.Logger
 }
 
 // Namespaces are paths of the sandbox' pinned namespaces. The CRI NamespaceOption decides whether they are used:
 // NODE means the host's, whatever is here.
 type Namespaces struct {
-	Net, IPC, UTS string
+	Net, IPC string
+	UTS      string // empty: the host's, as with a host network
 	// PID is the namespace joined with mode POD or TARGET (/proc/PID/ns/pid of the sandbox' init or of the target
 	// container). Mode CONTAINER gets a new one.
 	PID string
 }
 
-// User is who the container's first process is.
-type User struct {
-	UID, GID       uint32
-	AdditionalGids []uint32
-	Home           string // from /etc/passwd; "/" when there is no entry
+// rule fills in one part of the spec.
+type rule func(spec *specs.Spec, in *Input) error
+
+// rules in the order in which they are applied: seccomp reads the capabilities, the rest are independent.
+func rules() []rule {
+	return []rule{
+		process, environment, capabilities, root, namespaces, mounts, maskedPaths, devices, resources, oomScore,
+		sysctls, appArmor, seccompFilter, annotations,
+	}
 }
 
-// Machine are the facts of the host that rules depend on.
-type Machine struct {
-	Capabilities []string // what this process may give, "CAP_…"; nil: all that the kernel knows
+// Build makes the spec. errors.Is(err, ErrNoCommand) when there is nothing to run. Other errors are the texts that
+// the user reads in the event of a failed CreateContainer.
+func Build(in Input) (*specs.Spec, error) {
+	if in.Machine == nil {
+		in.Machine = everything()
+	}
+	if in.Log == nil {
+		in.Log = slog.Default()
+	}
+	in.Log = in.Log.With("container", in.Container.GetMetadata().GetName(), "id", in.ID)
+	spec := &specs.Spec{
+		Version: "1.0.2", // the newest that crun 1.8 and runc 1.1 both take; nothing here needs more
+		Process: &specs.Process{},
+		Linux:   &specs.Linux{Resources: &specs.LinuxResources{}},
+	}
+	for _, apply := range rules() {
+		if err := apply(spec, &in); err != nil {
+			return nil, err
+		}
+	}
+	return spec, nil
 }
 
-// DetectMachine gathers the facts.
-func DetectMachine() (*Machine, error) { return &Machine{}, nil }
-
-// ResolveUser finds who the container runs as, reading /etc/passwd and /etc/group below rootfs; links never lead out of it.
-// imageUser is the image's USER. The security context wins (run_as_user, run_as_username, run_as_group,
-// supplemental_groups and their policy).
-func ResolveUser(rootfs, imageUser string, sc *runtimeapi.LinuxContainerSecurityContext) (User, error) {
-	return User{}, nil
+func (in *Input) security() *runtimeapi.LinuxContainerSecurityContext {
+	return in.Container.GetLinux().GetSecurityContext()
 }
 
-// Build makes the spec. errors.Is(err, ErrNoCommand) when there is nothing to run.
-func Build(in Input) (*specs.Spec, error) { return &specs.Spec{}, nil }
+func (in *Input) privileged() bool { return in.security().GetPrivileged() }
+
+// namespaceOption is the container's, else that of its sandbox.
+func (in *Input) namespaceOption() *runtimeapi.NamespaceOption {
+	if o := in.security().GetNamespaceOptions(); o != nil {
+		return o
+	}
+	return in.Sandbox.GetLinux().GetSecurityContext().GetNamespaceOptions()
+}
