@@ -63,8 +63,9 @@ func container(pod *v1.Pod, spec *v1.Container, in Input, old v1.ContainerStatus
 		s.RestartCount = max(s.RestartCount, old.RestartCount)
 		s.LastTerminationState = old.LastTerminationState
 		if len(attempts) > 1 {
-			s.LastTerminationState = seenContainer(attempts[1]).State
+			s.LastTerminationState = reported(seenContainer(attempts[1]).State, old.State, old.LastTerminationState)
 		}
+		s.State = reported(s.State, old.State)
 		resources(spec, newest, &s)
 	case old.State.Running != nil && old.ContainerID != "" && !in.Seen.Starting(spec.Name):
 		vanished(pod, old, &s)
@@ -75,6 +76,16 @@ func container(pod *v1.Pod, spec *v1.Container, in Input, old v1.ContainerStatus
 			s.LastTerminationState = s.State
 		}
 		s.State = v1.ContainerState{Waiting: &v1.ContainerStateWaiting{Reason: f.Reason, Message: f.Message}}
+	}
+	return s
+}
+
+// reported is what was reported before of the same ended attempt, if anything: its message may be gone by now.
+func reported(s v1.ContainerState, before ...v1.ContainerState) v1.ContainerState {
+	for _, b := range before {
+		if s.Terminated != nil && b.Terminated != nil && b.Terminated.ContainerID == s.Terminated.ContainerID {
+			return b
+		}
 	}
 	return s
 }
