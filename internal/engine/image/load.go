@@ -95,9 +95,10 @@ func (l *loading) copy(ctx context.Context, img archivedImage) error {
 	if err != nil {
 		return err
 	}
-	if had == nil {
-		l.created = append(l.created, id)
+	if had != nil {
+		return nil
 	}
+	l.created = append(l.created, id)
 	target, err := imagestorage.Transport.NewStoreReference(l.s.store, nil, id)
 	if err != nil {
 		return damaged(err)

@@ -124,7 +124,7 @@ func copyImage(ctx context.Context, target, source types.ImageReference, system 
 	}
 	defer func() { err = errors.Join(err, policyContext.Destroy()) }()
 
-	options := &copy.Options{SourceCtx: system, DestinationCtx: system, OptimizeDestinationImageAlreadyExists: true}
+	options := &copy.Options{SourceCtx: system, DestinationCtx: system}
 	if report != nil {
 		events := make(chan types.ProgressProperties)
 		finished := make(chan struct{})
