@@ -6,10 +6,9 @@ import (
 	"iter"
 	"time"
 
-	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
-
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
+	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
 
 	"peapod.dev/peapod/internal/scheduler/cluster"
 )
