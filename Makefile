@@ -25,16 +25,15 @@ build: ## build the static binary bin/peapod
 run: build deps ## serve in the foreground on ./.peapod (root)
 	./bin/peapod up --data-dir $(CURDIR)/.peapod
 
-images: build ## make the busybox and nginx images from Debian packages, into ./.images (root)
+images: deps ## make the busybox and nginx images from Debian packages, into ./.images
 	./scripts/images.sh
 
-demo: deps build images ## see it work: bring up, run examples, show, take down (root)
+demo: build images ## see it work: bring up, run examples, show, take down (root)
 	@./scripts/demo.sh
 
 test: ## unit tests; as root also the tests that start real containers
 ifeq ($(shell id -u),0)
-	./scripts/install-deps.sh
-	$(MAKE) build images
+	$(MAKE) --no-print-directory build images
 	$(GO) test -timeout 20m ./cmd/... ./internal/... ./test/bench/...
 	$(GO) test -timeout 30m -count=1 ./test/e2e/...
 else
@@ -54,7 +53,7 @@ check: ## formatting, vet, linter, race detector
 	else echo 'skipped: race detector (it needs a C compiler)'; fi
 
 bench: build images ## measure, side by side with podman (root)
-	./scripts/install-deps.sh --bench
+	@./scripts/install-deps.sh --bench
 	$(GO) run ./test/bench -peapod bin/peapod -images .images
 
 deps: # what peapod runs on this machine: installed when missing

@@ -261,3 +261,6 @@ replace (
 	k8s.io/sample-apiserver => k8s.io/sample-apiserver v0.37.2
 	k8s.io/streaming => k8s.io/streaming v0.37.2
 )
+
+// Later releases fill tables of 2 MB when a program starts; every start of peapod would pay for a progress bar.
+replace github.com/mattn/go-runewidth => github.com/mattn/go-runewidth v0.0.21

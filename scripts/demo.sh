@@ -40,7 +40,7 @@ finish() {
 	fi
 	if [ -n "$daemon" ]; then
 		kill "$daemon" 2>/dev/null && wait "$daemon" 2>/dev/null || true
-		"$peapod" down --data-dir "$dir/data" --run-dir "$dir/run" >/dev/null || code=1
+		"$peapod" down --data-dir "$dir/data" >/dev/null || code=1
 	fi
 	if awk '{ print $5 }' /proc/self/mountinfo | grep "^$dir/"; then
 		echo "the mounts above were left behind; look at $dir" >&2

@@ -13,14 +13,18 @@ missing=
 for package in $packages; do
 	[ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing="$missing $package"
 done
-[ -n "$missing" ] || exit 0
+# images.sh needs the package lists, even where nothing is missing.
+lists=
+apt-cache show busybox-static >/dev/null 2>&1 || lists=missing
+[ -n "$missing$lists" ] || exit 0
 
 if [ "$(id -u)" -ne 0 ]; then
-	echo "install-deps.sh: needs root to install:$missing" >&2
+	echo "install-deps.sh: needs root to install:${missing:- the package lists}" >&2
 	exit 1
 fi
-echo "installing:$missing"
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq
+[ -n "$missing" ] || exit 0
+echo "installing:$missing"
 # shellcheck disable=SC2086 # a list of words
 apt-get install -y -qq --no-install-recommends $missing >/dev/null

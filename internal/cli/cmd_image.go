@@ -51,7 +51,7 @@ func newImagePullCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, refs []string) error {
 			return withImages(func(store *image.Store) error {
 				for _, ref := range refs {
-					progress := newPullProgress(cmd.ErrOrStderr())
+					progress := newPullProgress(cmd.ErrOrStderr(), ref)
 					img, err := store.Pull(cmd.Context(), ref, image.PullOptions{AuthFile: authFile, Progress: progress.show})
 					progress.end()
 					if err != nil {

@@ -177,7 +177,7 @@ func (i *Instance) Stop(signal syscall.Signal) error {
 // Down stops the daemon and removes everything that the instance made on the machine, save Dir itself.
 func (i *Instance) Down(ctx context.Context) error {
 	err := i.Stop(syscall.SIGTERM)
-	out, downErr := i.Command(ctx, "down", "--data-dir", i.DataDir(), "--run-dir", i.RunDir()).CombinedOutput()
+	out, downErr := i.Command(ctx, "down", "--data-dir", i.DataDir()).CombinedOutput()
 	if downErr != nil {
 		downErr = fmt.Errorf("cannot take peapod down: %w: %s", downErr, out)
 	}
