@@ -6,7 +6,6 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
-	"sync"
 
 	"golang.org/x/sync/errgroup"
 	v1 "k8s.io/api/core/v1"
