@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/server/v3/embed"
@@ -56,6 +57,7 @@ type Store struct {
 	etcd      *embed.Etcd // nil when the servers were given
 	socket    string
 	lock      *lock
+	closing   atomic.Bool
 }
 
 // Start locks the data folder and starts the embedded etcd, unless servers are given. It returns when etcd accepts
@@ -98,7 +100,7 @@ func (s *Store) embed(ctx context.Context, cfg Config) error {
 	ec.Name = "peapod"
 	ec.InitialCluster = ec.InitialClusterFromName(ec.Name)
 	ec.Dir = dir
-	ec.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newZap(cfg.Log))
+	ec.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newZap(cfg.Log, &s.closing))
 	ec.TickMs, ec.ElectionMs = tickMs, electionMs
 	ec.QuotaBackendBytes = quotaBytes
 	ec.SnapshotCount, ec.SnapshotCatchUpEntries = snapshotCount, catchUpEntries
@@ -144,6 +146,7 @@ func (s *Store) Failed() <-chan error {
 // Close stops the embedded etcd, waits for it, and releases the data folder. Stop all clients first: etcd waits for
 // their requests. Closing again does nothing.
 func (s *Store) Close() error {
+	s.closing.Store(true)
 	if s.etcd != nil {
 		s.etcd.Close()
 		s.etcd = nil

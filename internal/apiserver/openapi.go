@@ -1,0 +1,47 @@
+package apiserver
+
+import (
+	"net/http"
+	"sync"
+
+	openapinamer "k8s.io/apiserver/pkg/endpoints/openapi"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/apiserver/pkg/server/mux"
+	"k8s.io/apiserver/pkg/server/routes"
+	"k8s.io/apiserver/pkg/util/openapi"
+	"k8s.io/kubernetes/pkg/api/legacyscheme"
+	generatedopenapi "k8s.io/kubernetes/pkg/generated/openapi"
+)
+
+func setOpenAPI(c *genericapiserver.Config) {
+	definitions := openapi.GetOpenAPIDefinitionsWithoutDisabledFeatures(generatedopenapi.GetOpenAPIDefinitions)
+	namer := openapinamer.NewDefinitionNamer(legacyscheme.Scheme)
+	c.OpenAPIConfig = genericapiserver.DefaultOpenAPIConfig(definitions, namer)
+	c.OpenAPIConfig.Info.Title = "Kubernetes"
+	c.OpenAPIV3Config = genericapiserver.DefaultOpenAPIV3Config(definitions, namer)
+	c.OpenAPIV3Config.Info.Title = "Kubernetes"
+	c.SkipOpenAPIInstallation = true // see serveOpenAPI
+}
+
+// serveOpenAPI serves the documents that upstream builds before it is ready. Here each is built when somebody first asks:
+// it costs time and memory that a machine which only runs Pods never needs.
+func serveOpenAPI(s *genericapiserver.GenericAPIServer, c *genericapiserver.Config) {
+	v2 := lazily(func(m *mux.PathRecorderMux) {
+		routes.OpenAPI{Config: c.OpenAPIConfig}.InstallV2(s.Handler.GoRestfulContainer, m)
+	})
+	v3 := lazily(func(m *mux.PathRecorderMux) {
+		routes.OpenAPI{V3Config: c.OpenAPIV3Config}.InstallV3(s.Handler.GoRestfulContainer, m)
+	})
+	s.Handler.NonGoRestfulMux.Handle("/openapi/v2", v2)
+	s.Handler.NonGoRestfulMux.Handle("/openapi/v3", v3)
+	s.Handler.NonGoRestfulMux.HandlePrefix("/openapi/v3/", v3)
+}
+
+func lazily(install func(*mux.PathRecorderMux)) http.Handler {
+	build := sync.OnceValue(func() http.Handler {
+		m := mux.NewPathRecorderMux("openapi")
+		install(m)
+		return m
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { build().ServeHTTP(w, r) })
+}

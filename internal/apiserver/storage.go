@@ -1,0 +1,60 @@
+package apiserver
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/registry/generic"
+	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
+	serverstorage "k8s.io/apiserver/pkg/server/storage"
+	"k8s.io/apiserver/pkg/storage/storagebackend"
+	"k8s.io/component-base/compatibility"
+	"k8s.io/kubernetes/pkg/api/legacyscheme"
+)
+
+// etcdPrefix is kube-apiserver's default: the layout in etcd is that of any Kubernetes cluster.
+const etcdPrefix = "/registry"
+
+// served says which resources of upstream's scheme exist here.
+func served(rows []row) *serverstorage.ResourceConfig {
+	c := serverstorage.NewResourceConfig()
+	for _, r := range rows {
+		c.EnableResources(r.version.WithResource(r.names[0]))
+	}
+	return c
+}
+
+// restOptions tells registries where and how their objects are stored. It implements generic.RESTOptionsGetter.
+type restOptions struct{ factory *serverstorage.DefaultStorageFactory }
+
+func newRESTOptions(t storagebackend.TransportConfig, version compatibility.EffectiveVersion, served *serverstorage.ResourceConfig) restOptions {
+	cfg := storagebackend.NewDefaultConfig(etcdPrefix, nil)
+	t.TracerProvider = cfg.Transport.TracerProvider
+	cfg.Transport = t
+	f := serverstorage.NewDefaultStorageFactory(*cfg, runtime.ContentTypeProtobuf, legacyscheme.Codecs,
+		serverstorage.NewDefaultResourceEncodingConfigForEffectiveVersion(legacyscheme.Scheme, version), served,
+		map[schema.GroupResource]string{corev1.Resource("nodes"): "minions"}) // upstream's one old name that is served here
+	f.AddCohabitatingResources(corev1.Resource("events"), eventsv1.Resource("events"))
+	return restOptions{f}
+}
+
+func (o restOptions) GetRESTOptions(resource schema.GroupResource, example runtime.Object) (generic.RESTOptions, error) {
+	cfg, err := o.factory.NewConfig(resource, example)
+	if err != nil {
+		return generic.RESTOptions{}, err
+	}
+	opts := generic.RESTOptions{
+		StorageConfig:           cfg,
+		Decorator:               genericregistry.StorageWithCacher(),
+		DeleteCollectionWorkers: 1,
+		// There is no garbage collector for dependents. Were this on, a foreground or orphaning delete would wait for one
+		// to remove its finalizer.
+		EnableGarbageCollection: false,
+		ResourcePrefix:          o.factory.ResourcePrefix(resource),
+	}
+	if resource.Resource == "events" { // many, short-lived and rarely watched: no cache, as upstream
+		opts.Decorator = generic.UndecoratedStorage
+	}
+	return opts, nil
+}
