@@ -91,7 +91,10 @@ func (s *Store) MountRootfs(containerID string) (path string, err error) {
 func (s *Store) UnmountRootfs(containerID string) error {
 	c, err := s.rootfs(containerID)
 	if err == nil && c != nil {
-		err = s.unmount(c)
+		var counted bool
+		if counted, err = s.detach(c); err == nil && counted {
+			_, err = s.store.Unmount(c.ID, true)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("cannot unmount root filesystem of container %s: %w", containerID, err)
@@ -99,35 +102,44 @@ func (s *Store) UnmountRootfs(containerID string) error {
 	return nil
 }
 
-func (s *Store) unmount(c *storage.Container) error {
-	if _, err := s.store.Unmount(c.ID, true); errors.Is(err, storage.ErrLayerUnknown) {
-		return nil
-	} else if err != nil {
-		return err
+// detach unmounts a root filesystem, and tells whether the storage has yet to be told. A crash between mounting and counting
+// leaves a mount that the storage does not know of and that would keep it from deleting the folder.
+func (s *Store) detach(c *storage.Container) (counted bool, err error) {
+	layer, err := s.store.Layer(c.LayerID)
+	if errors.Is(err, storage.ErrLayerUnknown) {
+		return false, nil
 	}
-	driver, err := s.store.GraphDriver()
 	if err != nil {
-		return err
+		return false, err
 	}
-	about, err := driver.Metadata(c.LayerID)
-	if err != nil {
-		return err
+	mountpoint := layer.MountPoint
+	if mountpoint == "" {
+		driver, err := s.store.GraphDriver()
+		if err != nil {
+			return false, err
+		}
+		about, err := driver.Metadata(c.LayerID)
+		if err != nil {
+			return false, err
+		}
+		if mountpoint = about["MergedDir"]; mountpoint == "" {
+			return false, nil // a driver that does not mount
+		}
 	}
-	// A crash between mounting and counting the mount leaves one more than the storage knows of.
-	for merged := about["MergedDir"]; merged != "" && err == nil; {
-		err = unix.Unmount(merged, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	for err == nil {
+		err = unix.Unmount(mountpoint, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 	}
-	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-		return err
+	if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) { // not a mount (any more)
+		return false, err
 	}
-	return nil
+	return layer.MountCount > 0, nil
 }
 
 // DeleteRootfs unmounts and deletes a container's root filesystem. It is idempotent.
 func (s *Store) DeleteRootfs(containerID string) error {
 	c, err := s.rootfs(containerID)
 	if err == nil && c != nil {
-		if err = s.unmount(c); err == nil {
+		if _, err = s.detach(c); err == nil {
 			err = s.store.DeleteContainer(c.ID)
 		}
 		if errors.Is(err, storage.ErrNotAContainer) {
