@@ -263,5 +263,5 @@ replace (
 	k8s.io/streaming => k8s.io/streaming v0.37.2
 )
 
-// Later releases fill tables of 2 MB when a program starts; every start of peapod would pay for a progress bar.
+// Later releases fill large tables when a program starts; every start of peapod would pay for a progress bar.
 replace github.com/mattn/go-runewidth => github.com/mattn/go-runewidth v0.0.21
