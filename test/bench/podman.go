@@ -1,0 +1,67 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"sigs.k8s.io/yaml"
+)
+
+var errNoPodman = errors.New("podman is not installed")
+
+// podman is a container storage of its own in dir, and the program.
+type podman struct{ path, dir string }
+
+func (p podman) run(ctx context.Context, args ...string) error {
+	cmd := exec.CommandContext(ctx, p.path, append([]string{
+		"--root", filepath.Join(p.dir, "storage"), "--runroot", filepath.Join(p.dir, "run"), "--tmpdir", filepath.Join(p.dir, "tmp"),
+		"--cgroup-manager", "cgroupfs", "--events-backend", "file",
+	}, args...)...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("cannot run podman %v: %w: %s", args, err, out)
+	}
+	return nil
+}
+
+// measurePodman runs the same Pod through `podman kube play`, which returns when the containers run, and
+// `podman kube down`. The result is by the names of peapod's figures.
+func measurePodman(ctx context.Context, o options, dir, archive string) (samples map[string][]float64, err error) {
+	path, err := exec.LookPath("podman")
+	if err != nil {
+		return nil, errNoPodman
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot make a folder: %w", err)
+	}
+	p := podman{path, dir}
+	defer func() { err = errors.Join(err, p.run(context.WithoutCancel(ctx), "system", "reset", "--force")) }()
+	if err := p.run(ctx, "load", "--quiet", "--input", archive); err != nil {
+		return nil, err
+	}
+	samples = map[string][]float64{}
+	for n := range o.rounds {
+		pod := task(fmt.Sprintf("one-%d", n), false)
+		pod.APIVersion, pod.Kind = "v1", "Pod"
+		text, err := yaml.Marshal(pod)
+		if err != nil {
+			return nil, fmt.Errorf("cannot write manifest: %w", err)
+		}
+		manifest := filepath.Join(dir, "pod.yaml")
+		if err := os.WriteFile(manifest, text, 0o600); err != nil {
+			return nil, fmt.Errorf("cannot write manifest: %w", err)
+		}
+		for _, step := range []struct{ verb, name string }{{"play", createReady}, {"down", deleteGone}} {
+			begin := time.Now()
+			if err := p.run(ctx, "kube", step.verb, manifest); err != nil {
+				return nil, err
+			}
+			samples[step.name] = append(samples[step.name], milliseconds(time.Since(begin)))
+		}
+	}
+	return samples, nil
+}

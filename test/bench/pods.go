@@ -1,0 +1,150 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/kubernetes"
+)
+
+const namespace = "default"
+
+// stage measures with one watch on all Pods, opened before the first of them is made.
+type stage struct {
+	client kubernetes.Interface
+	events <-chan watch.Event
+}
+
+// openStage waits for the namespace's service account, without which no Pod is admitted, and opens the watch, which ctx
+// ends.
+func openStage(ctx context.Context, client kubernetes.Interface) (*stage, error) {
+	accounts, err := client.CoreV1().ServiceAccounts(namespace).Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=default"})
+	if err != nil {
+		return nil, fmt.Errorf("cannot watch service accounts: %w", err)
+	}
+	defer accounts.Stop()
+	select {
+	case <-accounts.ResultChan(): // what is there already comes first
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	pods, err := client.CoreV1().Pods(namespace).Watch(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("cannot watch pods: %w", err)
+	}
+	return &stage{client: client, events: pods.ResultChan()}, nil
+}
+
+// task is a busybox Pod whose process ends on TERM at once.
+func task(name string, token bool) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: corev1.PodSpec{
+			AutomountServiceAccountToken: &token,
+			Containers: []corev1.Container{{
+				Name:            "shell",
+				Image:           "docker.io/library/busybox:latest",
+				ImagePullPolicy: corev1.PullIfNotPresent,
+				Command:         []string{"sh", "-c", `trap "exit 0" TERM; sleep 1000 & wait`},
+			}},
+		},
+	}
+}
+
+// createReady creates the Pod and returns the time until its Ready condition is seen.
+func (s *stage) createReady(ctx context.Context, pod *corev1.Pod) (time.Duration, error) {
+	begin := time.Now()
+	if err := s.create(ctx, pod); err != nil {
+		return 0, err
+	}
+	err := s.wait(ctx, func(e watch.Event, seen *corev1.Pod) bool { return seen.Name == pod.Name && ready(e, seen) })
+	return time.Since(begin), err
+}
+
+func (s *stage) create(ctx context.Context, pod *corev1.Pod) error {
+	if _, err := s.client.CoreV1().Pods(namespace).Create(ctx, pod, metav1.CreateOptions{}); err != nil {
+		return fmt.Errorf("cannot create Pod: %w", err)
+	}
+	return nil
+}
+
+// createReadyAll creates n Pods at once, and returns the time until all are seen Ready.
+func (s *stage) createReadyAll(ctx context.Context, n int) (time.Duration, error) {
+	begin := time.Now()
+	failed := make(chan error, n)
+	for i := range n {
+		go func() { failed <- s.create(ctx, task(fmt.Sprintf("burst-%d", i), true)) }()
+	}
+	for range n {
+		if err := <-failed; err != nil {
+			return 0, err
+		}
+	}
+	up := map[string]bool{}
+	err := s.wait(ctx, func(e watch.Event, seen *corev1.Pod) bool {
+		if ready(e, seen) {
+			up[seen.Name] = true
+		}
+		return len(up) == n
+	})
+	return time.Since(begin), err
+}
+
+// deleteGone deletes the Pod and returns the time until it is seen gone.
+func (s *stage) deleteGone(ctx context.Context, name string) (time.Duration, error) {
+	begin := time.Now()
+	if err := s.client.CoreV1().Pods(namespace).Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
+		return 0, fmt.Errorf("cannot delete Pod: %w", err)
+	}
+	err := s.wait(ctx, func(e watch.Event, seen *corev1.Pod) bool { return seen.Name == name && e.Type == watch.Deleted })
+	return time.Since(begin), err
+}
+
+// deleteGoneAll deletes the n Pods of createReadyAll and waits until all are gone.
+func (s *stage) deleteGoneAll(ctx context.Context, n int) error {
+	if err := s.client.CoreV1().Pods(namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}); err != nil {
+		return fmt.Errorf("cannot delete Pods: %w", err)
+	}
+	gone := 0
+	return s.wait(ctx, func(e watch.Event, _ *corev1.Pod) bool {
+		if e.Type == watch.Deleted {
+			gone++
+		}
+		return gone == n
+	})
+}
+
+func ready(e watch.Event, pod *corev1.Pod) bool {
+	if e.Type == watch.Deleted {
+		return false
+	}
+	for _, c := range pod.Status.Conditions {
+		if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue {
+			return true
+		}
+	}
+	return false
+}
+
+// wait takes events until done is true of one.
+func (s *stage) wait(ctx context.Context, done func(watch.Event, *corev1.Pod) bool) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	for {
+		select {
+		case e, open := <-s.events:
+			if !open {
+				return fmt.Errorf("cannot watch Pods: the watch has ended")
+			}
+			if pod, ok := e.Object.(*corev1.Pod); ok && done(e, pod) {
+				return nil
+			}
+		case <-ctx.Done():
+			return fmt.Errorf("cannot see what was waited for: %w", ctx.Err())
+		}
+	}
+}
