@@ -1,9 +1,9 @@
 package filter
 
 import (
+	"github.com/go-logr/logr"
 	v1 "k8s.io/api/core/v1"
 	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
-	"k8s.io/klog/v2"
 
 	"peapod.dev/peapod/internal/scheduler/cluster"
 )
@@ -13,7 +13,7 @@ type Taints struct{}
 
 // Explain implements Rule.
 func (Taints) Explain(pod *cluster.Pod, node *cluster.Node) []Reason {
-	_, untolerated := corev1helpers.FindMatchingUntoleratedTaint(klog.Logger{}, node.Spec.Taints, pod.Spec.Tolerations,
+	_, untolerated := corev1helpers.FindMatchingUntoleratedTaint(logr.Discard(), node.Spec.Taints, pod.Spec.Tolerations,
 		func(t *v1.Taint) bool {
 			return t.Effect == v1.TaintEffectNoSchedule || t.Effect == v1.TaintEffectNoExecute
 		}, false)

@@ -1,9 +1,9 @@
 package filter
 
 import (
+	"github.com/go-logr/logr"
 	v1 "k8s.io/api/core/v1"
 	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
-	"k8s.io/klog/v2"
 
 	"peapod.dev/peapod/internal/scheduler/cluster"
 )
@@ -15,7 +15,7 @@ type Unschedulable struct{}
 func (Unschedulable) Explain(pod *cluster.Pod, node *cluster.Node) []Reason {
 	cordon := v1.Taint{Key: v1.TaintNodeUnschedulable, Effect: v1.TaintEffectNoSchedule}
 	if !node.Spec.Unschedulable ||
-		corev1helpers.TolerationsTolerateTaint(klog.Logger{}, pod.Spec.Tolerations, &cordon, false) {
+		corev1helpers.TolerationsTolerateTaint(logr.Discard(), pod.Spec.Tolerations, &cordon, false) {
 		return nil
 	}
 	return []Reason{{Text: "node(s) were unschedulable"}}

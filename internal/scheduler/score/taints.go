@@ -4,9 +4,9 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/go-logr/logr"
 	v1 "k8s.io/api/core/v1"
 	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
-	"k8s.io/klog/v2"
 
 	"peapod.dev/peapod/internal/scheduler/cluster"
 )
@@ -34,7 +34,7 @@ func untolerated(pod *cluster.Pod, node *cluster.Node) int64 {
 	// Only tolerations of all effects or of this one count, which ToleratesTaint sees to.
 	taints := slices.DeleteFunc(slices.Clone(node.Spec.Taints), func(t v1.Taint) bool {
 		return t.Effect != v1.TaintEffectPreferNoSchedule ||
-			corev1helpers.TolerationsTolerateTaint(klog.Logger{}, pod.Spec.Tolerations, &t, false)
+			corev1helpers.TolerationsTolerateTaint(logr.Discard(), pod.Spec.Tolerations, &t, false)
 	})
 	return int64(len(taints))
 }
