@@ -1,0 +1,193 @@
+package ociruntime
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+const unifiedTree = "/sys/fs/cgroup/unified"
+
+// Launcher forks every program that the engine runs, from one OS thread of its own. A child inherits two things from
+// the thread that forks it, which nothing else in the process may have:
+//
+//   - The control group. The thread (on cgroup v1) and its children (v2, by clone3) are in the engine's group for
+//     monitors, not in the daemon's. So ending the daemon's service, which kills its group, leaves containers running.
+//   - With HideUnified, a private mount namespace without the unified tree: crun refuses to work on a hybrid machine
+//     that has a controller there, though it works on the version 1 hierarchies alone. Each fork gets a new copy of the
+//     host's mounts, because on a machine whose root mount is private a longer-lived one would not see later mounts.
+//     A copy ends with its monitor, and the kernel detaches a mount in every copy when the host removes its mount point.
+type Launcher struct {
+	config LauncherConfig
+	log    *slog.Logger
+	cgroup *os.File // the group on the version 2 tree; nil: there is none
+	work   chan func()
+	done   chan struct{}
+	close  sync.Once
+}
+
+// LauncherConfig says where children live.
+type LauncherConfig struct {
+	Cgroup      string // cgroup path, in every hierarchy, made already; empty: the daemon's own
+	HideUnified bool
+	Log         *slog.Logger
+}
+
+// UnifiedHasController tells whether a hybrid machine has a controller on its version 2 tree, which crun refuses.
+func UnifiedHasController() bool {
+	data, err := os.ReadFile(unifiedTree + "/cgroup.controllers")
+	return err == nil && strings.TrimSpace(string(data)) != ""
+}
+
+// NewLauncher starts the thread. The caller must Close it.
+func NewLauncher(c LauncherConfig) (*Launcher, error) {
+	l := &Launcher{config: c, log: c.Log, work: make(chan func()), done: make(chan struct{})}
+	if c.Cgroup != "" {
+		l.cgroup = openUnified(c.Cgroup)
+	}
+	ready := make(chan error)
+	go l.run(ready)
+	if err := <-ready; err != nil {
+		l.Close()
+		return nil, fmt.Errorf("cannot start the launcher: %w", err)
+	}
+	return l, nil
+}
+
+// openUnified opens the group on the version 2 tree, wherever that is; nil where the machine has none.
+func openUnified(path string) *os.File {
+	for _, root := range []string{unifiedTree, "/sys/fs/cgroup"} {
+		dir := filepath.Join(root, path)
+		var fs unix.Statfs_t
+		if unix.Statfs(dir, &fs) != nil || fs.Type != unix.CGROUP2_SUPER_MAGIC {
+			continue
+		}
+		if f, err := os.Open(dir); err == nil {
+			return f
+		}
+	}
+	return nil
+}
+
+// Start is cmd.Start on the launcher's thread.
+func (l *Launcher) Start(cmd *exec.Cmd) error {
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	if l.cgroup != nil {
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(l.cgroup.Fd())
+	}
+	result := make(chan error, 1)
+	select {
+	case l.work <- func() { result <- cmd.Start() }:
+		return <-result
+	case <-l.done:
+		return errors.New("the launcher is closed")
+	}
+}
+
+// Close ends the thread. Children live on.
+func (l *Launcher) Close() {
+	l.close.Do(func() { close(l.work) })
+	<-l.done
+	if l.cgroup != nil {
+		l.cgroup.Close()
+	}
+}
+
+func (l *Launcher) run(ready chan<- error) {
+	runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
+	if unix.Gettid() == unix.Getpid() {
+		// The main thread stands for the process in /proc/self and cannot end. Hold it until another is found.
+		other := make(chan struct{})
+		go func() { l.run(ready); close(other) }()
+		<-other
+		runtime.UnlockOSThread()
+		return
+	}
+	defer close(l.done)
+	t, err := l.prepareThread()
+	ready <- err
+	if err != nil {
+		return
+	}
+	defer t.close()
+	for start := range l.work {
+		if err := t.fresh(); err != nil {
+			l.log.Error("cannot prepare a mount namespace", "error", err)
+		}
+		start()
+		if err := t.leave(); err != nil {
+			l.log.Error("cannot return to the host's mount namespace", "error", err)
+		}
+	}
+}
+
+// thread is the state of the launcher's OS thread; its methods run there only.
+type thread struct {
+	hostMounts *os.File // nil: children share the host's mount namespace
+}
+
+func (l *Launcher) prepareThread() (*thread, error) {
+	t := &thread{}
+	if l.config.Cgroup != "" {
+		l.enterCgroup(t)
+	}
+	if !l.config.HideUnified {
+		return t, nil
+	}
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return nil, fmt.Errorf("cannot give the launcher its own root: %w", err)
+	}
+	var err error
+	t.hostMounts, err = os.Open("/proc/thread-self/ns/mnt")
+	return t, err
+}
+
+// enterCgroup moves this thread alone, which version 1 allows.
+func (l *Launcher) enterCgroup(t *thread) {
+	tid := []byte(strconv.Itoa(unix.Gettid()))
+	tasks, _ := filepath.Glob(filepath.Join("/sys/fs/cgroup/*", l.config.Cgroup, "tasks"))
+	for _, file := range tasks {
+		if err := os.WriteFile(file, tid, 0); err != nil {
+			l.log.Warn("monitors stay in the daemon's cgroup", "hierarchy", file, "error", err)
+		}
+	}
+}
+
+func (t *thread) fresh() error {
+	if t.hostMounts == nil {
+		return nil
+	}
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return err
+	}
+	// Slave, so that the host's umounts arrive where its mounts are shared, and ours here does not leave.
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return err
+	}
+	return unix.Unmount(unifiedTree, unix.MNT_DETACH)
+}
+
+func (t *thread) leave() error {
+	if t.hostMounts == nil {
+		return nil
+	}
+	return unix.Setns(int(t.hostMounts.Fd()), unix.CLONE_NEWNS)
+}
+
+func (t *thread) close() {
+	if t.hostMounts != nil {
+		t.hostMounts.Close()
+	}
+}
