@@ -1,20 +1,26 @@
 // Package network gives each Pod sandbox an address on this node's bridge, and its host ports.
 //
-// It works in process over netlink: no program is run. Where the CNI configuration folder holds a configuration,
-// the plugins named there do the work instead, through libcni, behind the same interface.
+// It works in process over netlink and nftables: no program is run. Where the CNI configuration folder holds a
+// configuration, the plugins named there do the work instead, through libcni, behind the same interface.
+//
+// What the built-in network has given away is in one small file for each sandbox, written before the kernel is touched,
+// so that a daemon killed at any instant finds at its next start all that it has to take back (Reconcile).
 package network
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 )
 
 // Config describes the network of one node.
 type Config struct {
 	Bridge   string       // link name, at most 15 bytes
-	Subnet   netip.Prefix // this node's part of the Pod CIDR; its first address is the bridge's
+	Subnet   netip.Prefix // this node's part of the Pod CIDR, IPv4; its first address is the bridge's
+	PodCIDR  netip.Prefix // of the whole cluster, reached without masquerade; default Subnet
 	StateDir string       // where allocated addresses are remembered; survives the daemon
 	Table    string       // nftables table, one for each instance
 	// CNIConfDir and CNIBinDirs default to /etc/cni/net.d and /opt/cni/bin, /usr/lib/cni.
@@ -25,10 +31,10 @@ type Config struct {
 
 // PortMapping is one hostPort.
 type PortMapping struct {
-	HostIP        string // empty, 0.0.0.0 or :: : every local address
-	HostPort      int32
-	ContainerPort int32
-	Protocol      string // "TCP", "UDP" or "SCTP"; empty: TCP
+	HostIP        string `json:"hostIP,omitempty"` // empty, 0.0.0.0 or :: is every local address
+	HostPort      int32  `json:"hostPort"`
+	ContainerPort int32  `json:"containerPort"`
+	Protocol      string `json:"protocol,omitempty"` // "TCP", "UDP" or "SCTP"; empty: TCP
 }
 
 // Pod is a sandbox to be attached.
@@ -45,23 +51,83 @@ type Result struct {
 	IPs []netip.Addr
 }
 
-// Network attaches sandboxes. Safe for concurrent use.
-type Network struct{}
+// driver is the built-in network or CNI.
+type driver interface {
+	setup(ctx context.Context, p Pod) (Result, error)
+	teardown(ctx context.Context, sandboxID, netnsPath string) error
+	reconcile(ctx context.Context, live map[string]bool) error
+	destroy(ctx context.Context) error
+}
 
-// New makes or adopts the bridge and the nftables table. It fails when Subnet overlaps a route of another link.
-func New(c Config) (*Network, error) { return &Network{}, nil }
+// Network attaches sandboxes. Safe for concurrent use; calls for one sandbox must not overlap.
+type Network struct{ driver driver }
 
-// Setup attaches the Pod: loopback up, address, default route, host ports. Idempotent: a sandbox keeps its address.
-func (n *Network) Setup(ctx context.Context, p Pod) (Result, error) { return Result{}, nil }
+// New makes or adopts the bridge and the nftables table. It fails when Subnet overlaps a network of another link.
+// Without nftables in the kernel Pods have addresses but neither masquerade nor host ports; one log line says so.
+func New(c Config) (*Network, error) {
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	c.CNIConfDir = cmp.Or(c.CNIConfDir, "/etc/cni/net.d")
+	if c.CNIBinDirs == nil {
+		c.CNIBinDirs = []string{"/opt/cni/bin", "/usr/lib/cni"}
+	}
+	plugins, err := loadCNI(c)
+	if err != nil {
+		return nil, err
+	}
+	if plugins != nil {
+		c.Log.Info("CNI plugins connect the Pods", "network", plugins.list.Name, "folder", c.CNIConfDir)
+		return &Network{driver: plugins}, nil
+	}
+	if !c.PodCIDR.IsValid() {
+		c.PodCIDR = c.Subnet
+	}
+	b, err := newBridge(c)
+	if err != nil {
+		return nil, fmt.Errorf("cannot make the Pod network: %w", err)
+	}
+	return &Network{driver: b}, nil
+}
 
-// Teardown undoes Setup. Idempotent; netnsPath may be gone.
-func (n *Network) Teardown(ctx context.Context, sandboxID, netnsPath string) error { return nil }
+// Setup attaches the Pod: loopback up, address, default route, host ports. A second Setup of a sandbox makes its link
+// anew with the same address. After an error the caller calls Teardown.
+func (n *Network) Setup(ctx context.Context, p Pod) (Result, error) {
+	if p.SandboxID == "" || p.NetNS == "" {
+		return Result{}, errors.New("cannot connect a sandbox without ID or network namespace")
+	}
+	r, err := n.driver.setup(ctx, p)
+	if err != nil {
+		return Result{}, fmt.Errorf("cannot connect sandbox %s to the network: %w", p.SandboxID, err)
+	}
+	return r, nil
+}
 
-// Reconcile releases what belongs to no sandbox in live, and puts back the rules of those that are.
-func (n *Network) Reconcile(ctx context.Context, live []string) error { return nil }
+// Teardown undoes Setup. Idempotent; the namespace may be gone.
+func (n *Network) Teardown(ctx context.Context, sandboxID, netnsPath string) error {
+	if err := n.driver.teardown(ctx, sandboxID, netnsPath); err != nil {
+		return fmt.Errorf("cannot disconnect sandbox %s from the network: %w", sandboxID, err)
+	}
+	return nil
+}
 
-// Destroy removes the bridge, its veths, the table and the state.
-func (n *Network) Destroy(ctx context.Context) error { return nil }
+// Reconcile takes back what belongs to no sandbox in live, and puts back the rules of those that are. It is called
+// once, before the first Setup.
+func (n *Network) Reconcile(ctx context.Context, live []string) error {
+	set := make(map[string]bool, len(live))
+	for _, id := range live {
+		set[id] = true
+	}
+	if err := n.driver.reconcile(ctx, set); err != nil {
+		return fmt.Errorf("cannot clear leftovers of the Pod network: %w", err)
+	}
+	return nil
+}
 
-// DialIn connects to addr from within the network namespace at netnsPath, for port-forward to a Pod's 127.0.0.1.
-func DialIn(ctx context.Context, netnsPath, network, addr string) (net.Conn, error) { return nil, nil }
+// Destroy removes the bridge, its veths, the table and the state. Idempotent; the Network is of no use afterwards.
+func (n *Network) Destroy(ctx context.Context) error {
+	if err := n.driver.destroy(ctx); err != nil {
+		return fmt.Errorf("cannot remove the Pod network: %w", err)
+	}
+	return nil
+}
