@@ -249,14 +249,19 @@ func deleteLink(link netlink.Link) error {
 	return nil
 }
 
-func (b *bridge) teardown(_ context.Context, id, _ string) error {
+// teardown leaves the cable to the end of the namespace, if there is still one. Deleting it here would make every other
+// Pod wait: the kernel holds its one lock over links for a grace period, some 30 ms each, but takes down namespaces
+// aside and many at a time.
+func (b *bridge) teardown(_ context.Context, id, path string) error {
 	if b.rules != nil {
 		if err := b.rules.deletePorts(b.leases.get(id)); err != nil {
 			return err
 		}
 	}
-	if err := unplug(id); err != nil {
-		return err
+	if _, err := os.Stat(path); path == "" || err != nil {
+		if err := unplug(id); err != nil {
+			return err
+		}
 	}
 	return b.leases.release(id)
 }

@@ -103,7 +103,8 @@ func (n *Network) Setup(ctx context.Context, p Pod) (Result, error) {
 	return r, nil
 }
 
-// Teardown undoes Setup. Idempotent; the namespace may be gone.
+// Teardown undoes Setup. Idempotent; the namespace may be gone. If it is there, the caller drops its last reference next,
+// and the Pod's link goes with it.
 func (n *Network) Teardown(ctx context.Context, sandboxID, netnsPath string) error {
 	if err := n.driver.teardown(ctx, sandboxID, netnsPath); err != nil {
 		return fmt.Errorf("cannot disconnect sandbox %s from the network: %w", sandboxID, err)

@@ -427,6 +427,19 @@ func TestConcurrent(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("%d Teardowns at once: %v", len(pods), time.Since(begun))
+	for _, p := range pods {
+		if err := unix.Unmount(p.NetNS, unix.MNT_DETACH); err != nil {
+			t.Fatal(err)
+		}
+	}
+	deadline := time.Now().Add(20 * time.Second)
+	for links := []netlink.Link{nil}; len(links) > 0; time.Sleep(time.Millisecond) {
+		var err error
+		if links, err = n.driver.(*bridge).cables(); err != nil || time.Now().After(deadline) {
+			t.Fatalf("cables still there: %v, %v", links, err)
+		}
+	}
+	t.Logf("all links gone after %v", time.Since(begun))
 }
 
 func BenchmarkSetupTeardown(b *testing.B) {
