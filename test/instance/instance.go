@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -174,9 +175,13 @@ func (i *Instance) Stop(signal syscall.Signal) error {
 	}
 }
 
-// Down stops the daemon and removes everything that the instance made on the machine, save Dir itself.
+// Down stops the daemon and removes everything that the instance made on the machine, save Dir itself. For an instance
+// that was never up it does nothing.
 func (i *Instance) Down(ctx context.Context) error {
 	err := i.Stop(syscall.SIGTERM)
+	if _, statErr := os.Stat(i.DataDir()); errors.Is(statErr, fs.ErrNotExist) {
+		return err
+	}
 	out, downErr := i.Command(ctx, "down", "--data-dir", i.DataDir()).CombinedOutput()
 	if downErr != nil {
 		downErr = fmt.Errorf("cannot take peapod down: %w: %s", downErr, out)
