@@ -34,7 +34,7 @@ const (
 	// watchGrace is how long open watches may take to end when the server stops. They are told to; it is for slow clients.
 	watchGrace = 200 * time.Millisecond
 	// closeGrace is how long connections may take to end after that. It cuts off streams (exec, logs -f).
-	closeGrace = 400 * time.Millisecond
+	closeGrace = 250 * time.Millisecond
 )
 
 // Config says what to serve, and where.
@@ -63,6 +63,7 @@ type Server struct {
 	loopback  *rest.Config
 	client    kubernetes.Interface
 	informers informers.SharedInformerFactory
+	options   *restOptions
 	generic   *genericapiserver.GenericAPIServer
 	stop      context.CancelFunc // ends what New started
 	ready     chan struct{}
@@ -106,7 +107,6 @@ func (s *Server) Run(ctx context.Context) error {
 		return prepared.RunWithContext(ctx)
 	})
 	g.Go(func() error {
-		s.informers.StartWithContext(ctx)
 		defer s.informers.Shutdown()
 		err := s.boot(ctx)
 		if err == nil {
@@ -125,6 +125,10 @@ func (s *Server) Run(ctx context.Context) error {
 
 // boot returns when requests can be answered as they will be from then on.
 func (s *Server) boot(ctx context.Context) error {
+	if err := s.options.waitForCaches(ctx); err != nil {
+		return err
+	}
+	s.informers.StartWithContext(ctx)
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return bootstrap(gctx, s.client) })
 	g.Go(func() error { return s.informers.WaitForCacheSyncWithContext(gctx).AsError() })

@@ -62,9 +62,9 @@ func (s *Server) build(cfg Config) (err error) {
 
 	rows := resources()
 	c.MergedResourceConfig = served(rows)
-	options := newRESTOptions(cfg.Transport, version, c.MergedResourceConfig)
-	c.RESTOptionsGetter = options
-	if err := s.addHealthChecks(ctx, c, options); err != nil {
+	s.options = newRESTOptions(cfg.Transport, version, c.MergedResourceConfig)
+	c.RESTOptionsGetter = s.options
+	if err := s.addHealthChecks(ctx, c); err != nil {
 		return err
 	}
 	c.AdmissionControl, err = admission.New(admission.Config{
@@ -89,7 +89,7 @@ func (s *Server) build(cfg Config) (err error) {
 	}()
 
 	r := &registries{
-		options: options, authenticate: c.Authentication.Authenticator, authorize: c.Authorization.Authorizer,
+		options: s.options, authenticate: c.Authentication.Authenticator, authorize: c.Authorization.Authorizer,
 		rules: c.RuleResolver, tokens: tokens, budgets: s.client.PolicyV1(), pki: s.pki,
 	}
 	groups, err := r.groups(rows)
@@ -164,8 +164,8 @@ func subjects(cfg Config) ([]string, []net.IP, error) {
 	return slices.Compact(names), slices.CompactFunc(ips, net.IP.Equal), nil
 }
 
-func (s *Server) addHealthChecks(ctx context.Context, c *genericapiserver.Config, options restOptions) error {
-	etcd, err := factory.CreateHealthCheck(options.factory.StorageConfig, ctx.Done())
+func (s *Server) addHealthChecks(ctx context.Context, c *genericapiserver.Config) error {
+	etcd, err := factory.CreateHealthCheck(s.options.factory.StorageConfig, ctx.Done())
 	if err != nil {
 		return err
 	}
@@ -173,4 +173,3 @@ func (s *Server) addHealthChecks(ctx context.Context, c *genericapiserver.Config
 	c.AddReadyzChecks(healthz.NamedCheck("boot", s.checkReady))
 	return nil
 }
-

@@ -20,7 +20,7 @@ func TestMain(m *testing.M) {
 }
 
 // start runs a server on a data folder until the test ends.
-func start(t *testing.T, dir string) *apiserver.Server {
+func start(t testing.TB, dir string) *apiserver.Server {
 	t.Helper()
 	begin := time.Now()
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))

@@ -57,7 +57,7 @@ type Store struct {
 	etcd      *embed.Etcd // nil when the servers were given
 	socket    string
 	lock      *lock
-	closing   atomic.Bool
+	quiet     atomic.Bool // etcd starts or stops: its errors are returned, or of no interest
 }
 
 // Start locks the data folder and starts the embedded etcd, unless servers are given. It returns when etcd accepts
@@ -96,11 +96,12 @@ func (s *Store) embed(ctx context.Context, cfg Config) error {
 	if s.socket, err = socketPath(cfg.RunDir, cfg.Dir); err != nil {
 		return err
 	}
+	s.quiet.Store(true)
 	ec := embed.NewConfig()
 	ec.Name = "peapod"
 	ec.InitialCluster = ec.InitialClusterFromName(ec.Name)
 	ec.Dir = dir
-	ec.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newZap(cfg.Log, &s.closing))
+	ec.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newZap(cfg.Log, &s.quiet))
 	ec.TickMs, ec.ElectionMs = tickMs, electionMs
 	ec.QuotaBackendBytes = quotaBytes
 	ec.SnapshotCount, ec.SnapshotCatchUpEntries = snapshotCount, catchUpEntries
@@ -128,6 +129,7 @@ func (s *Store) embed(ctx context.Context, cfg Config) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	s.quiet.Store(false)
 	s.transport.ServerList = []string{"unix://" + s.socket}
 	return nil
 }
@@ -146,7 +148,7 @@ func (s *Store) Failed() <-chan error {
 // Close stops the embedded etcd, waits for it, and releases the data folder. Stop all clients first: etcd waits for
 // their requests. Closing again does nothing.
 func (s *Store) Close() error {
-	s.closing.Store(true)
+	s.quiet.Store(true)
 	if s.etcd != nil {
 		s.etcd.Close()
 		s.etcd = nil

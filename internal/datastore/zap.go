@@ -9,30 +9,34 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// newZap returns a logger that passes etcd's warnings and errors on to log, a level lower: etcd finds a fresh folder, a
-// socket without TLS and its own shutdown remarkable. What it says below that is several lines a second while it starts.
-// Once closing is set nothing is passed on.
-func newZap(log *slog.Logger, closing *atomic.Bool) *zap.Logger {
-	return zap.New(&slogCore{log: log.With("component", "etcd"), closing: closing})
+// newZap returns a logger that passes etcd's warnings and errors on to log, a level lower: etcd finds a fresh folder, and a
+// socket without TLS, remarkable. What it says below that is several lines a second while it starts. Nothing is passed on
+// while quiet is set.
+func newZap(log *slog.Logger, quiet *atomic.Bool) *zap.Logger {
+	return zap.New(&slogCore{log: log.With("component", "etcd"), quiet: quiet})
 }
 
 type slogCore struct {
-	log     *slog.Logger
-	closing *atomic.Bool
-	fields  []zapcore.Field
+	log    *slog.Logger
+	quiet  *atomic.Bool
+	fields []zapcore.Field
 }
 
-func (c *slogCore) Enabled(l zapcore.Level) bool { return l >= zapcore.WarnLevel && !c.closing.Load() }
+// A panic or exit follows on anything above an error.
+func (c *slogCore) Enabled(l zapcore.Level) bool {
+	return l > zapcore.ErrorLevel || l >= zapcore.WarnLevel && !c.quiet.Load()
+}
 
 func (c *slogCore) With(fields []zapcore.Field) zapcore.Core {
-	return &slogCore{c.log, c.closing, append(c.fields[:len(c.fields):len(c.fields)], fields...)}
+	return &slogCore{c.log, c.quiet, append(c.fields[:len(c.fields):len(c.fields)], fields...)}
 }
 
 func (c *slogCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
-	if c.Enabled(e.Level) {
-		return ce.AddCore(e, c)
+	// A fresh folder has no storage version yet; etcd tries again four seconds later.
+	if !c.Enabled(e.Level) || e.Message == "failed to update storage version" {
+		return ce
 	}
-	return ce
+	return ce.AddCore(e, c)
 }
 
 func (c *slogCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
@@ -46,7 +50,7 @@ func (c *slogCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	}
 	level := slog.LevelDebug
 	switch {
-	case e.Level > zapcore.ErrorLevel: // a panic or exit follows
+	case e.Level > zapcore.ErrorLevel:
 		level = slog.LevelError
 	case e.Level == zapcore.ErrorLevel:
 		level = slog.LevelWarn

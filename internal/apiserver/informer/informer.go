@@ -30,7 +30,9 @@ func trim(obj any) (any, error) {
 	return obj, nil
 }
 
-type factory struct{ informers.SharedInformerFactory }
+type factory struct {
+	informers.SharedInformerFactory
+}
 
 func (f factory) Core() coreinformers.Interface { return core{f.SharedInformerFactory.Core()} }
 
@@ -62,10 +64,18 @@ func (storageV1) VolumeAttachments() storagev1informers.TypedVolumeAttachmentInf
 
 // The embedded interfaces are nil: nobody asks for the typed form of these informers.
 type (
-	volumes     struct{ corev1informers.TypedPersistentVolumeInformer }
-	claims      struct{ corev1informers.TypedPersistentVolumeClaimInformer }
-	drivers     struct{ storagev1informers.TypedCSIDriverInformer }
-	attachments struct{ storagev1informers.TypedVolumeAttachmentInformer }
+	volumes struct {
+		corev1informers.TypedPersistentVolumeInformer
+	}
+	claims struct {
+		corev1informers.TypedPersistentVolumeClaimInformer
+	}
+	drivers struct {
+		storagev1informers.TypedCSIDriverInformer
+	}
+	attachments struct {
+		storagev1informers.TypedVolumeAttachmentInformer
+	}
 )
 
 func (volumes) Informer() cache.SharedIndexInformer     { return absent{} }
@@ -102,6 +112,8 @@ func (absent) AddEventHandler(cache.ResourceEventHandler) (cache.ResourceEventHa
 	return registration{}, nil
 }
 
-type registration struct{ cache.ResourceEventHandlerRegistration }
+type registration struct {
+	cache.ResourceEventHandlerRegistration
+}
 
 func (registration) HasSynced() bool { return true }

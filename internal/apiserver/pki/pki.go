@@ -75,9 +75,13 @@ func (p *PKI) CAPool() *x509.CertPool {
 }
 
 // CAFile, KubeletClientCertFile and KubeletClientKeyFile are for libraries that want paths.
-func (p *PKI) CAFile() string                { return filepath.Join(p.dir, "ca.crt") }
-func (p *PKI) KubeletClientCertFile() string { return filepath.Join(p.dir, "apiserver-kubelet-client.crt") }
-func (p *PKI) KubeletClientKeyFile() string  { return filepath.Join(p.dir, "apiserver-kubelet-client.key") }
+func (p *PKI) CAFile() string { return filepath.Join(p.dir, "ca.crt") }
+func (p *PKI) KubeletClientCertFile() string {
+	return filepath.Join(p.dir, "apiserver-kubelet-client.crt")
+}
+func (p *PKI) KubeletClientKeyFile() string {
+	return filepath.Join(p.dir, "apiserver-kubelet-client.key")
+}
 
 // ServiceAccountKey signs service account tokens.
 func (p *PKI) ServiceAccountKey() *ecdsa.PrivateKey { return p.sa }
