@@ -240,9 +240,12 @@ func (c *Cache) firstAnswer(it *item, obj object) {
 // observe takes over what a watch saw, obj being nil if the object is gone, and tells the Pods if it is news.
 func (c *Cache) observe(it *item, obj object, version string) {
 	c.mu.Lock()
-	if order, err := resourceversion.CompareResourceVersion(version, it.version); it.version != "" && err == nil && order <= 0 {
-		c.mu.Unlock()
-		return // a list served from a cache that lags behind the first read
+	if it.version != "" {
+		order, err := resourceversion.CompareResourceVersion(version, it.version)
+		if err == nil && (order < 0 || order == 0 && obj != nil) {
+			c.mu.Unlock()
+			return // a list served from a cache that lags behind the first read, or nothing new
+		}
 	}
 	news := obj != nil || it.object != nil
 	it.object, it.version = obj, version
