@@ -40,7 +40,7 @@ type Store struct {
 	owner   string
 	log     *slog.Logger
 	pulls   flights
-	loading sync.Mutex // one Load at a time, so that a failed one knows which layers are its own
+	loading sync.Mutex // one Load at a time, so that a failed one knows which layers are its own; and no Prune meanwhile
 }
 
 // Image is what the storage knows of one image.
@@ -104,31 +104,31 @@ func (s *Store) Get(ref string) (*Image, error) {
 	return s.describe(img)
 }
 
-// find also returns the name under which the image was found, empty if that was an ID.
-func (s *Store) find(ref string) (*storage.Image, string, error) {
+// find also returns the name under which the image was found, nil if that was an ID.
+func (s *Store) find(ref string) (*storage.Image, reference.Named, error) {
 	id, only := asID(ref)
 	if only {
 		img, err := s.lookup(id)
 		if img == nil && err == nil {
 			err = fmt.Errorf("%w: %s", ErrNotFound, ref)
 		}
-		return img, "", err
+		return img, nil, err
 	}
 	candidates, err := localCandidates(nil, ref)
 	if err != nil {
-		return nil, "", err
+		return nil, nil, err
 	}
 	for _, named := range candidates {
 		if img, err := s.lookupNamed(named); img != nil || err != nil {
-			return img, named.String(), err
+			return img, named, err
 		}
 	}
 	if id != "" {
 		if img, err := s.lookup(id); img != nil || err != nil {
-			return img, "", err
+			return img, nil, err
 		}
 	}
-	return nil, "", fmt.Errorf("%w: %s", ErrNotFound, ref)
+	return nil, nil, fmt.Errorf("%w: %s", ErrNotFound, ref)
 }
 
 // lookup is the image with that name, ID or unique beginning of an ID; nil if there is none.

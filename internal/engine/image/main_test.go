@@ -3,6 +3,7 @@ package image
 import (
 	"archive/tar"
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -21,6 +22,10 @@ import (
 func TestMain(m *testing.M) {
 	if reexec.Init() {
 		return
+	}
+	if os.Getenv(crashFolder) != "" {
+		fmt.Fprintln(os.Stderr, crash())
+		os.Exit(1)
 	}
 	os.Exit(m.Run())
 }

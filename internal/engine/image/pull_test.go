@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
@@ -254,12 +255,9 @@ func TestPullTogether(t *testing.T) {
 			return err
 		})
 	}
-	key := waiting(s) // the others wait for the one flight
-	for key() != 10 {
-	}
+	waitFor(t, func() bool { return waiting(s) == 10 })
 	cancelFirst() // does not end what the others wait for
-	for key() != 9 {
-	}
+	waitFor(t, func() bool { return waiting(s) == 9 })
 	close(open)
 	if err := group.Wait(); err != nil {
 		t.Error(err)
@@ -270,14 +268,21 @@ func TestPullTogether(t *testing.T) {
 }
 
 // waiting counts those who wait for the only flight.
-func waiting(s *Store) func() int {
-	return func() int {
-		s.pulls.mu.Lock()
-		defer s.pulls.mu.Unlock()
-		for _, f := range s.pulls.byKey {
-			return f.waiting
+func waiting(s *Store) int {
+	s.pulls.mu.Lock()
+	defer s.pulls.mu.Unlock()
+	for _, f := range s.pulls.byKey {
+		return f.waiting
+	}
+	return 0
+}
+
+func waitFor(t *testing.T, what func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !what(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("waited in vain")
 		}
-		return 0
 	}
 }
 

@@ -1,10 +1,13 @@
 package image
 
 import (
+	"archive/tar"
+	"bytes"
 	"errors"
 	"slices"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/opencontainers/go-digest"
 	"go.podman.io/image/v5/docker/reference"
@@ -88,8 +91,14 @@ func FuzzParse(f *testing.F) {
 func FuzzSniff(f *testing.F) {
 	f.Add([]byte(""))
 	f.Add([]byte("\x1f\x8b\x08"))
+	var layout bytes.Buffer
+	w := tar.NewWriter(&layout)
+	if err := errors.Join(w.AddFS(fstest.MapFS{"index.json": {Data: []byte("{}")}, "blobs/sha256/a": {}}), w.Close()); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(layout.Bytes())
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if kind, err := sniff(strings.NewReader(string(data))); err != nil && !errors.Is(err, ErrBadArchive) || (kind == 0) != (err != nil) {
+		if kind, err := sniff(bytes.NewReader(data)); err != nil && !errors.Is(err, ErrBadArchive) || (kind == 0) != (err != nil) {
 			t.Errorf("sniff = %v, %v", kind, err)
 		}
 	})

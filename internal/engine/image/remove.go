@@ -4,34 +4,48 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
+	"go.podman.io/image/v5/docker/reference"
 	"go.podman.io/storage"
 	"golang.org/x/sys/unix"
 )
 
-// Remove takes away a name, and the image with its last name; given an ID, the image with all its names. An image that a
-// container uses, of whatever owner, stays: ErrInUse. The error for an image that is not there is ErrNotFound, which CRI's
-// RemoveImage counts as success.
+// Remove takes away a name, and the image with its last name; given an ID, the image with all its names; given a digest, all
+// names of that repository. An image that a container uses, of whatever owner, stays: ErrInUse. The error for an image that is
+// not there is ErrNotFound, which CRI's RemoveImage counts as success.
 func (s *Store) Remove(ref string) error {
-	img, name, err := s.find(ref)
+	img, named, err := s.find(ref)
 	if err != nil {
 		return fmt.Errorf("cannot remove image: %w", err)
 	}
-	if name != "" && len(img.Names) > 1 {
-		if err := s.store.RemoveNames(img.ID, []string{name}); err != nil {
-			return fmt.Errorf("cannot remove image %s: %w", ref, err)
-		}
-		return nil
+	if names := namesFor(img.Names, named); named != nil && len(names) < len(img.Names) {
+		err = s.store.RemoveNames(img.ID, names)
+	} else {
+		err = s.delete(img.ID)
 	}
-	if err := s.delete(img.ID); err != nil {
+	if err != nil {
 		return fmt.Errorf("cannot remove image %s: %w", ref, err)
 	}
 	return nil
 }
 
+// namesFor are those of an image's names that named stands for.
+func namesFor(names []string, named reference.Named) []string {
+	if _, ok := named.(reference.Digested); !ok {
+		return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return named == nil || name != named.String() })
+	}
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+		other, err := reference.ParseNormalizedNamed(name)
+		return err != nil || other.Name() != named.Name()
+	})
+}
+
 // Prune removes the images without a name that no container uses; with all, those with names too. It returns the IDs of what
 // was removed, also with an error.
 func (s *Store) Prune(ctx context.Context, all bool) (removed []string, err error) {
+	s.loading.Lock() // images get their names at the end of a load
+	defer s.loading.Unlock()
 	images, err := s.store.Images()
 	if err != nil {
 		return nil, fmt.Errorf("cannot list images: %w", err)
