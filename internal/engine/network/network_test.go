@@ -280,33 +280,36 @@ func TestLoopbackIsGuarded(t *testing.T) {
 	if _, err := n.Setup(t.Context(), Pod{SandboxID: "evil", NetNS: file}); err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:7777")
+	service, err := net.ListenPacket("udp4", ":7777")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	err = inNetNS(file, func() error {
-		if err := sysctl("net/ipv4/conf/eth0/route_localnet", "1"); err != nil {
-			return err
-		}
-		lo, _ := netlink.LinkByName("lo")
-		if err := netlink.LinkSetDown(lo); err != nil {
-			return err
-		}
-		eth0, err := netlink.LinkByName("eth0")
+	defer service.Close()
+	// A raw packet may say one destination and take the way to another.
+	send := func(destination, text string) error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW)
 		if err != nil {
 			return err
 		}
-		return netlink.RouteReplace(&netlink.Route{
-			LinkIndex: eth0.Attrs().Index, Table: unix.RT_TABLE_LOCAL, Dst: ipNet(netip.MustParsePrefix("127.0.0.1/32")),
-			Gw: net.IPv4(10, 77, 0, 1),
-		})
-	})
-	if err != nil {
-		t.Skipf("cannot play the attacker here: %v", err)
+		defer unix.Close(fd)
+		packet := []byte{
+			0x45, 0, 0, 0, 0, 0, 0, 0, 64, unix.IPPROTO_UDP, 0, 0, 10, 77, 0, 2,
+		}
+		packet = append(packet, netip.MustParseAddr(destination).AsSlice()...)
+		packet = append(packet, 0x10, 0, 0x1e, 0x61, 0, byte(8+len(text)), 0, 0) // port 4096 → 7777, no checksum
+		packet = append(packet, text...)
+		return unix.Sendto(fd, packet, 0, &unix.SockaddrInet4{Addr: [4]byte{10, 77, 0, 1}})
 	}
-	if _, err := ask(file, "tcp", "127.0.0.1:7777"); err == nil {
-		t.Error("a Pod reached the node's loopback")
+	if err := inNetNS(file, func() error {
+		return errors.Join(send("127.0.0.1", "attack"), send("10.77.0.1", "control"))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 100)
+	_ = service.SetReadDeadline(time.Now().Add(10 * time.Second))
+	size, _, err := service.ReadFrom(b)
+	if err != nil || string(b[:size]) != "control" {
+		t.Errorf("a Pod reached the node's loopback: %q, %v", b[:size], err)
 	}
 }
 
