@@ -7,13 +7,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"peapod.dev/peapod/internal/engine/osthread"
 )
 
 const unifiedTree = "/sys/fs/cgroup/unified"
@@ -56,7 +57,7 @@ func NewLauncher(c LauncherConfig) (*Launcher, error) {
 		l.cgroup = openUnified(c.Cgroup)
 	}
 	ready := make(chan error)
-	go l.run(ready)
+	osthread.Go(func() { l.run(ready) })
 	if err := <-ready; err != nil {
 		l.Close()
 		return nil, fmt.Errorf("cannot start the launcher: %w", err)
@@ -106,15 +107,6 @@ func (l *Launcher) Close() {
 }
 
 func (l *Launcher) run(ready chan<- error) {
-	runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
-	if unix.Gettid() == unix.Getpid() {
-		// The main thread stands for the process in /proc/self and cannot end. Hold it until another is found.
-		other := make(chan struct{})
-		go func() { l.run(ready); close(other) }()
-		<-other
-		runtime.UnlockOSThread()
-		return
-	}
 	defer close(l.done)
 	t, err := l.prepareThread()
 	ready <- err

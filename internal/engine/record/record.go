@@ -63,3 +63,28 @@ func Sync(path string) error {
 	}
 	return nil
 }
+
+// Syncing is a Sync under way. The nil Syncing has ended well.
+type Syncing struct {
+	done chan struct{}
+	err  error
+}
+
+// StartSync begins to Sync the file at path, beside other work.
+func StartSync(path string) *Syncing {
+	s := &Syncing{done: make(chan struct{})}
+	go func() {
+		defer close(s.done)
+		s.err = Sync(path)
+	}()
+	return s
+}
+
+// Wait returns the result.
+func (s *Syncing) Wait() error {
+	if s == nil {
+		return nil
+	}
+	<-s.done
+	return s.err
+}
