@@ -44,11 +44,15 @@ func newBridge(c Config) (*bridge, error) {
 		return nil, fmt.Errorf("bridge %s: %w", c.Bridge, err)
 	}
 	b.rules = &rules{table: c.Table, bridge: c.Bridge, subnet: c.Subnet, podCIDR: c.PodCIDR.Masked()}
-	if err := b.rules.install(); err != nil {
-		c.Log.Warn("no nftables: Pods have neither masquerade to the outside nor host ports", "err", err)
-		b.rules = nil
+	localnet := "1" // lets a host port answer on 127.0.0.1
+	if err := b.rules.install(); errors.Is(err, errNoNFTables) {
+		c.Log.Warn("Pods have neither masquerade to the outside nor host ports", "err", err)
+		// Without the rule that guards it, the node's loopback would be open to Pods.
+		b.rules, localnet = nil, "0"
+	} else if err != nil {
+		return nil, fmt.Errorf("nftables table %s: %w", c.Table, err)
 	}
-	return b, nil
+	return b, sysctl("net/ipv4/conf/"+c.Bridge+"/route_localnet", localnet)
 }
 
 // noConflict refuses a subnet of which another link has a part. A wider route elsewhere is fine (10.0.0.0/8 to a
@@ -131,11 +135,7 @@ func (b *bridge) makeLink() error {
 	if err := netlink.LinkSetUp(link); err != nil {
 		return err
 	}
-	if err := sysctl("net/ipv4/ip_forward", "1"); err != nil {
-		return err
-	}
-	// Lets a host port answer on 127.0.0.1; rules keep Pods from reaching the node's loopback through it.
-	return sysctl("net/ipv4/conf/"+b.name+"/route_localnet", "1")
+	return sysctl("net/ipv4/ip_forward", "1")
 }
 
 // noIPv6 keeps a link of the node from taking an IPv6 address. A kernel without IPv6 has nothing to be kept from.

@@ -210,6 +210,7 @@ func TestPods(t *testing.T) {
 	if got := fmt.Sprint(ra.IPs, rb.IPs); got != "[10.77.0.2] [10.77.0.3]" {
 		t.Errorf("addresses %s", got)
 	}
+	nft := n.driver.(*bridge).rules != nil
 	listen(t, a, "tcp", ":80", "a")
 	listen(t, a, "tcp", "127.0.0.1:81", "private")
 	listen(t, a, "udp", ":53", "a udp")
@@ -222,10 +223,13 @@ func TestPods(t *testing.T) {
 		{"node to host port", "", "tcp", "10.77.0.1:8080", "a to 10.77.0.1"},
 		{"node to host port on localhost", "", "tcp", "127.0.0.1:8080", "a to 10.77.0.1"},
 		{"UDP host port on localhost", "", "udp", "127.0.0.1:8053", "a udp"},
-		{"hostIP", "", "tcp", "127.0.0.1:9090", "a to 10.77.0.1"},
+		{"host port with a hostIP", "", "tcp", "127.0.0.1:9090", "a to 10.77.0.1"},
 		{"neighbour to host port", b, "tcp", "10.77.0.1:8080", "a to 10.77.0.1"},
 		{"Pod to its own host port", a, "tcp", "10.77.0.1:8080", "a to 10.77.0.1"},
 	} {
+		if !nft && strings.Contains(c.what, "host port") {
+			continue
+		}
 		if got, err := ask(c.from, c.protocol, c.addr); err != nil || got != c.want {
 			t.Errorf("%s: %q, %v; want %q", c.what, got, err, c.want)
 		}
@@ -245,6 +249,9 @@ func TestPods(t *testing.T) {
 		t.Errorf("DialIn to a closed port: %v", err)
 	}
 
+	if !nft {
+		t.Skip("no nftables here: the rest is about host ports")
+	}
 	// Another Pod cannot have the same port, and gets it when the first one is gone.
 	c := newNetNS(t)
 	if _, err := n.Setup(ctx, Pod{SandboxID: "c", NetNS: c, Ports: ports}); err == nil || !strings.Contains(err.Error(), "taken by another Pod") {
@@ -317,6 +324,9 @@ func TestRestart(t *testing.T) {
 	needsRoot(t)
 	c := config(t)
 	n := newNetwork(t, c)
+	if n.driver.(*bridge).rules == nil {
+		t.Skip("no nftables here")
+	}
 	ctx := t.Context()
 	kept, lost := newNetNS(t), newNetNS(t)
 	ports := func(host int32) []PortMapping { return []PortMapping{{HostPort: host, ContainerPort: 80}} }

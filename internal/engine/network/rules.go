@@ -66,7 +66,10 @@ func (r *rules) portMap(name string, key ...nftables.SetDatatype) *nftables.Set 
 	}
 }
 
+var errNoNFTables = errors.New("this kernel has no nftables for IPv4, or a part of it is missing")
+
 // install makes the table, or replaces the rules of the one that is there in one step and leaves its maps.
+// errors.Is(err, errNoNFTables) when the kernel cannot do it.
 func (r *rules) install() error {
 	c, err := nftables.New()
 	if err != nil {
@@ -100,7 +103,23 @@ func (r *rules) install() error {
 			link(expr.MetaKeyOIFNAME, r.bridge, expr.CmpOpNeq), masquerade),
 		join(within(source, r.subnet, expr.CmpOpEq), link(expr.MetaKeyOIFNAME, r.bridge, expr.CmpOpEq), wasDNAT(), masquerade),
 		join(within(source, loopback, expr.CmpOpEq), link(expr.MetaKeyOIFNAME, r.bridge, expr.CmpOpEq), masquerade))
-	return c.Flush()
+	err = flush(c)
+	for _, missing := range []error{unix.EOPNOTSUPP, unix.EAFNOSUPPORT, unix.EPROTONOSUPPORT, unix.ENOENT} {
+		if errors.Is(err, missing) {
+			return fmt.Errorf("%w: %w", errNoNFTables, err)
+		}
+	}
+	return err
+}
+
+// flush sends the batch. Of a batch's many errors the first one says why; the others follow from it.
+func flush(c *nftables.Conn) error {
+	err := c.Flush()
+	var all interface{ Unwrap() []error }
+	for errors.As(err, &all) {
+		err = all.Unwrap()[0]
+	}
+	return err
 }
 
 func (r *rules) remove() error {
@@ -109,7 +128,7 @@ func (r *rules) remove() error {
 		return err
 	}
 	c.DelTable(r.nft())
-	if err := c.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
+	if err := flush(c); err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("nftables table %s: %w", r.table, err)
 	}
 	return nil
@@ -196,7 +215,7 @@ func (r *rules) change(c *nftables.Conn, all []lease, what string, f mapChange) 
 			return err
 		}
 	}
-	err := c.Flush()
+	err := flush(c)
 	if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("%s: taken by another Pod of this node: %w", what, err)
 	} else if err != nil {
