@@ -6,6 +6,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
 	podstatus "k8s.io/kubernetes/pkg/util/pod"
@@ -37,6 +38,10 @@ func (s *Scheduler) bind(ctx context.Context, a *attempt) {
 	})
 	if !held || ctx.Err() != nil {
 		return // bound after all, or gone
+	}
+	if apierrors.HasStatusCause(err, v1.NamespaceTerminatingCause) || apierrors.IsNotFound(err) {
+		s.change(func() { s.queue.retry(a.item, time.Now()) }) // the Pod will be gone before that
+		return
 	}
 	s.log.Error("Cannot bind Pod", "pod", pod.Namespace+"/"+pod.Name, "node", a.node, "err", err)
 	a.err = fmt.Errorf("running Bind plugin %q: %w", "DefaultBinder", err)

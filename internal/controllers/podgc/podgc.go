@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -31,6 +32,8 @@ const (
 	threshold = 12500
 	// quarantine is how long a Node may be missing before its Pods are given up (podgc, quarantineTime).
 	quarantine = 40 * time.Second
+	// patience is what the API server gets to end a Pod without a Node itself, which it does unless it is interrupted.
+	patience = 20 * time.Second
 )
 
 // Key names what is to be looked at: one Pod; or, without a name, the Pods of a Node; or, all empty, the number of ended Pods.
@@ -43,32 +46,34 @@ func New(client kubernetes.Interface, shared informers.SharedInformerFactory, lo
 
 func newLoop(client kubernetes.Interface, shared informers.SharedInformerFactory, log *slog.Logger, threshold int) *reconcile.Loop[Key] {
 	pods, nodes := shared.Core().V1().Pods(), shared.Core().V1().Nodes()
-	c := &controller{client: client, pods: pods.Lister(), nodes: nodes.Lister(), threshold: threshold, log: log}
+	c := &controller{client: client, pods: pods.Lister(), nodes: nodes.Lister(), threshold: threshold, log: log,
+		missing: map[string]time.Time{}}
 	loop := reconcile.New("podgc", log, c.reconcile)
 	reconcile.On(loop, pods.Informer(), func(was, pod *v1.Pod) {
 		if pod == nil {
 			return
 		}
 		if pod.DeletionTimestamp != nil {
-			loop.Add(Key{Namespace: pod.Namespace, Name: pod.Name})
+			c.deleted(loop, pod)
 		}
 		if ended(pod) && (was == nil || !ended(was)) {
 			loop.Add(Key{})
 		}
 		if name := pod.Spec.NodeName; name != "" && (was == nil || was.Spec.NodeName == "") {
-			if _, err := c.nodes.Get(name); apierrors.IsNotFound(err) {
-				loop.AddAfter(Key{Node: name}, quarantine)
-			}
+			loop.Add(Key{Node: name}) // which may not exist
 		}
 	})
 	reconcile.On(loop, nodes.Informer(), func(was, node *v1.Node) {
 		switch {
 		case node == nil:
-			loop.AddAfter(Key{Node: was.Name}, quarantine)
+			loop.Add(Key{Node: was.Name})
 		case outOfService(node) && (was == nil || !outOfService(was)):
 			for _, pod := range c.on(node.Name) {
 				loop.Add(Key{Namespace: pod.Namespace, Name: pod.Name})
 			}
+			fallthrough
+		case was == nil:
+			loop.Add(Key{Node: node.Name}) // which is no longer missing
 		}
 	})
 	return loop
@@ -80,6 +85,9 @@ type controller struct {
 	nodes     corelisters.NodeLister
 	threshold int
 	log       *slog.Logger
+
+	mu      sync.Mutex
+	missing map[string]time.Time // Nodes that Pods name but that do not exist, and since when
 }
 
 func (c *controller) reconcile(ctx context.Context, key Key) (time.Duration, error) {
@@ -87,9 +95,19 @@ func (c *controller) reconcile(ctx context.Context, key Key) (time.Duration, err
 	case key.Name != "":
 		return 0, c.terminating(ctx, key)
 	case key.Node != "":
-		return 0, c.orphans(ctx, key.Node)
+		return c.orphans(ctx, key.Node)
 	default:
 		return 0, c.surplus(ctx)
+	}
+}
+
+// deleted has a deleted Pod ended, now or later, if its Node will not do it.
+func (c *controller) deleted(loop *reconcile.Loop[Key], pod *v1.Pod) {
+	key := Key{Namespace: pod.Namespace, Name: pod.Name}
+	if pod.Spec.NodeName == "" {
+		loop.AddAfter(key, patience)
+	} else if node, err := c.nodes.Get(pod.Spec.NodeName); err == nil && outOfService(node) {
+		loop.Add(key)
 	}
 }
 
@@ -107,13 +125,13 @@ func (c *controller) terminating(ctx context.Context, key Key) error {
 	return c.end(ctx, pod, nil)
 }
 
-// orphans ends the Pods of a Node that the API server does not know either.
-func (c *controller) orphans(ctx context.Context, name string) error {
-	if _, err := c.nodes.Get(name); err == nil {
-		return nil
+// orphans ends the Pods of a Node that has been missing for long enough, and that the API server does not know either.
+func (c *controller) orphans(ctx context.Context, name string) (time.Duration, error) {
+	if left := c.quarantined(name); left != 0 {
+		return max(left, 0), nil
 	}
 	if _, err := c.client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
-		return err
+		return 0, err
 	}
 	for _, pod := range c.on(name) {
 		if err := c.end(ctx, pod, &v1.PodCondition{
@@ -123,10 +141,26 @@ func (c *controller) orphans(ctx context.Context, name string) error {
 			Reason:             "DeletionByPodGC",
 			Message:            "PodGC: node no longer exists",
 		}); err != nil {
-			return err
+			return 0, err
 		}
 	}
-	return nil
+	return 0, nil
+}
+
+// quarantined returns how long a Node without existence keeps its Pods: zero when the time is over, less when there is nothing to end.
+func (c *controller) quarantined(name string) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, err := c.nodes.Get(name); err == nil || len(c.on(name)) == 0 {
+		delete(c.missing, name)
+		return -1
+	}
+	since, known := c.missing[name]
+	if !known {
+		since = time.Now()
+		c.missing[name] = since
+	}
+	return max(quarantine-time.Since(since), 0)
 }
 
 // surplus deletes ended Pods until no more than the threshold are left: evicted ones first, then the oldest.

@@ -65,6 +65,11 @@ func TestDeletedPodsThatNobodyWillEnd(t *testing.T) {
 	objects := []runtime.Object{away, &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}},
 		deleted(pod("unplaced", "", v1.PodPending)), deleted(pod("lost", "away", v1.PodRunning)), deleted(pod("normal", "n", v1.PodRunning))}
 	controllertest.Run(t, objects, build, func(w *controllertest.World) {
+		if p := w.Pod("unplaced"); p == nil || p.Status.Phase != v1.PodPending {
+			t.Error("the API server had no time to end the Pod itself")
+		}
+		time.Sleep(patience)
+		w.Settle()
 		for _, name := range []string{"unplaced", "lost"} {
 			if p := w.Pod(name); p != nil && p.Status.Phase != v1.PodFailed {
 				t.Errorf("Pod %s is %s", name, p.Status.Phase)
