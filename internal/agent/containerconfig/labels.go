@@ -6,8 +6,8 @@ import (
 	"strconv"
 
 	v1 "k8s.io/api/core/v1"
+	kubetypes "k8s.io/kubelet/pkg/types"
 	kubecontainer "k8s.io/kubernetes/pkg/kubelet/container"
-	kubetypes "k8s.io/kubernetes/pkg/kubelet/types"
 )
 
 // The kubelet's annotations of a container (pkg/kubelet/kuberuntime/labels.go). A daemon that adopts containers reads
