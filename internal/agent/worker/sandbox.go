@@ -18,7 +18,11 @@ func (w *Worker) createSandbox(ctx context.Context, pod *v1.Pod, a plan.CreateSa
 	if a.Changed {
 		w.event(pod, nil, v1.EventTypeNormal, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
 	}
-	config, handler, err := w.cfg.Specs.Sandbox(pod, a.Attempt)
+	handler, err := w.cfg.Specs.Handler(ctx, pod)
+	var config *runtimeapi.PodSandboxConfig
+	if err == nil {
+		config, err = w.cfg.Specs.Sandbox(pod, a.Attempt)
+	}
 	if err == nil {
 		_, err = w.cfg.Engine.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: config, RuntimeHandler: handler})
 	}

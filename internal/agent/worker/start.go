@@ -74,7 +74,7 @@ func (w *Worker) create(ctx context.Context, pod *v1.Pod, spec *v1.Container, se
 		}
 		return "", false
 	}
-	sandboxConfig, _, err := w.cfg.Specs.Sandbox(pod, sandbox.Attempt)
+	sandboxConfig, err := w.cfg.Specs.Sandbox(pod, sandbox.Attempt)
 	if err != nil {
 		w.refuse(pod, spec, "CreateContainerConfigError", err.Error())
 		return "", false

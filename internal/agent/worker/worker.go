@@ -62,7 +62,9 @@ type Volumes interface {
 
 // Specs turns a Pod into CRI messages. An error of Container is upstream's CreateContainerConfigError.
 type Specs interface {
-	Sandbox(pod *v1.Pod, attempt uint32) (config *runtimeapi.PodSandboxConfig, handler string, err error)
+	Sandbox(pod *v1.Pod, attempt uint32) (*runtimeapi.PodSandboxConfig, error)
+	// Handler is the runtime handler that the Pod's RuntimeClass names, empty for the default.
+	Handler(ctx context.Context, pod *v1.Pod) (string, error)
 	Container(ctx context.Context, pod *v1.Pod, c *v1.Container, a Attempt) (*runtimeapi.ContainerConfig, error)
 }
 

@@ -1,0 +1,179 @@
+package agent
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"peapod.dev/peapod/internal/agent/containerconfig"
+	"peapod.dev/peapod/internal/agent/hosts"
+	"peapod.dev/peapod/internal/agent/worker"
+)
+
+const (
+	// clusterDomain is the domain of Pods with a subdomain, upstream's default.
+	clusterDomain = "cluster.local"
+	// seccompRoot is where localhost profiles are (field localhostProfile), as the kubelet has it.
+	seccompRoot = "/var/lib/kubelet/seccomp"
+)
+
+// specs makes the CRI messages of this node's Pods: it fetches what package containerconfig, which is pure, needs.
+type specs struct{ a *Agent }
+
+// node is the part of the messages that all Pods share.
+func (s *specs) node() *containerconfig.Node {
+	n := &containerconfig.Node{
+		LogRoot: s.a.logsDir(), SeccompRoot: seccompRoot, CgroupRoot: s.a.cfg.CgroupRoot, CgroupV2: s.a.machine.cgroupV2,
+		RecursiveReadOnly: true, HostIPs: []string{s.a.nodeIP}, ClusterDomain: clusterDomain, HostDNS: hostDNS(),
+	}
+	if node, err := s.a.getNode(); err == nil {
+		n.MemoryCapacity, n.Allocatable = node.Status.Capacity.Memory().Value(), node.Status.Allocatable
+	}
+	return n
+}
+
+func (s *specs) Handler(ctx context.Context, pod *v1.Pod) (string, error) {
+	name := pod.Spec.RuntimeClassName
+	if name == nil || *name == "" {
+		return "", nil
+	}
+	class, err := s.a.cfg.Client.NodeV1().RuntimeClasses().Get(ctx, *name, metav1.GetOptions{})
+	if err != nil {
+		return "", fmt.Errorf("failed to get RuntimeClass %q: %w", *name, err)
+	}
+	return class.Handler, nil
+}
+
+func (s *specs) Sandbox(pod *v1.Pod, attempt uint32) (*runtimeapi.PodSandboxConfig, error) {
+	config, warnings, err := s.node().Sandbox(pod, attempt)
+	for _, w := range warnings {
+		s.a.events.Event(pod, v1.EventTypeWarning, w.Reason, w.Message)
+	}
+	return config, err
+}
+
+func (s *specs) Container(ctx context.Context, pod *v1.Pod, c *v1.Container, a worker.Attempt) (*runtimeapi.ContainerConfig, error) {
+	node := s.node()
+	image, err := s.a.cfg.Engine.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: a.ImageRef}})
+	if err != nil {
+		return nil, err
+	}
+	in := &containerconfig.Container{
+		Pod: pod, Container: c, Attempt: uint32(a.Number), Image: image.Image, PodIPs: a.PodIPs, TargetID: a.TargetID,
+		Sources: &sources{agent: s.a, pod: pod, container: c},
+	}
+	if in.HostsPath, err = s.hostsFile(node, pod, a.PodIPs); err != nil {
+		return nil, err
+	}
+	if c.TerminationMessagePath != "" {
+		if in.TerminationLogPath, err = s.a.volumes.TerminationLog(pod.UID, c.Name, in.Attempt); err != nil {
+			return nil, err
+		}
+	}
+	config, err := node.Container(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	log := filepath.Join(node.LogDirectory(pod), config.LogPath)
+	if err := os.MkdirAll(filepath.Dir(log), 0o755); err != nil {
+		return nil, fmt.Errorf("create container log directory for container %s failed: %w", c.Name, err)
+	}
+	return config, nil
+}
+
+// hostsFile writes the Pod's hosts file anew: what a container changed in it is restored when one is started.
+func (s *specs) hostsFile(node *containerconfig.Node, pod *v1.Pod, podIPs []string) (string, error) {
+	if pod.Spec.HostNetwork {
+		own, err := os.ReadFile(hosts.ContainerPath)
+		if err != nil {
+			return "", fmt.Errorf("cannot read the node's hosts file: %w", err)
+		}
+		return s.a.volumes.WriteHosts(pod.UID, hosts.HostNetwork(own, pod.Spec.HostAliases))
+	}
+	hostname, domain, err := node.Hostname(pod)
+	if err != nil {
+		return "", err
+	}
+	return s.a.volumes.WriteHosts(pod.UID, hosts.Managed(podIPs, hostname, domain, pod.Spec.HostAliases))
+}
+
+// hostDNS reads the machine's resolver configuration; a machine without one has none.
+func hostDNS() *runtimeapi.DNSConfig {
+	f, err := os.Open("/etc/resolv.conf")
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	config, err := containerconfig.ParseResolvConf(f)
+	if err != nil {
+		return nil
+	}
+	return config
+}
+
+// sources are where one container's contents come from.
+type sources struct {
+	agent     *Agent
+	pod       *v1.Pod
+	container *v1.Container
+}
+
+func (s *sources) GetConfigMap(ctx context.Context, namespace, name string) (*v1.ConfigMap, error) {
+	return s.agent.volumes.GetConfigMap(ctx, namespace, name)
+}
+
+func (s *sources) GetSecret(ctx context.Context, namespace, name string) (*v1.Secret, error) {
+	return s.agent.volumes.GetSecret(ctx, namespace, name)
+}
+
+func (s *sources) Mount(_ context.Context, index int, m *v1.VolumeMount, subPath string) (*runtimeapi.Mount, error) {
+	volume, ok := s.agent.volumes.of(s.pod.UID)[m.Name]
+	if !ok {
+		return nil, fmt.Errorf("cannot find volume %q to mount into container %q", m.Name, s.container.Name)
+	}
+	out := &runtimeapi.Mount{HostPath: volume.HostPath, Readonly: volume.ReadOnly, SelinuxRelabel: volume.SELinuxRelabel}
+	if volume.Image != nil {
+		out.Image, out.ImageSubPath = volume.Image, subPath
+		return out, nil
+	}
+	if subPath == "" {
+		return out, nil
+	}
+	var err error
+	out.HostPath, err = s.agent.volumes.ResolveSubPath(s.pod, s.container.Name, index, m, volume.HostPath, subPath)
+	return out, err
+}
+
+// EnvFile reads one variable from an env file of a volume (field fileKeyRef).
+func (s *sources) EnvFile(_ context.Context, ref *v1.FileKeySelector) (string, error) {
+	volume, ok := s.agent.volumes.of(s.pod.UID)[ref.VolumeName]
+	if !ok || volume.HostPath == "" {
+		return "", fmt.Errorf("cannot find the volume %q referenced by FileKeyRef", ref.VolumeName)
+	}
+	root, err := os.OpenRoot(volume.HostPath)
+	if err != nil {
+		return "", err
+	}
+	defer root.Close()
+	f, err := root.Open(ref.Path)
+	if err != nil {
+		return "", errors.New("couldn't parse env file")
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		name, value, ok := strings.Cut(strings.TrimSpace(lines.Text()), "=")
+		if ok && strings.TrimSpace(name) == ref.Key {
+			return strings.Trim(strings.TrimSpace(value), `'"`), nil
+		}
+	}
+	return "", lines.Err()
+}
