@@ -60,8 +60,12 @@ agent and container engine in one program. kubectl talks to it unmodified.
 		SilenceUsage:  true,
 	}
 	root.AddCommand(
+		newUpCommand(),
+		newDownCommand(),
+		newRunCommand(),
 		newImageCommand(),
 		newKubectlCommand(),
+		newEngineCommand(),
 		newStatusCommand(),
 		newVersionCommand(),
 	)

@@ -1,0 +1,75 @@
+package cli
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"github.com/spf13/cobra"
+	"k8s.io/klog/v2"
+
+	"peapod.dev/peapod/internal/daemon"
+)
+
+func newUpCommand() *cobra.Command {
+	var cfg daemon.Config
+	var cidr string
+	var verbose bool
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "Serve the Kubernetes API and run Pods on this machine",
+		Long: `Bring up the API server, the scheduler, the controllers and this machine's node
+agent, in the foreground. One line is printed when the node is Ready. SIGTERM or
+Ctrl-C ends peapod and leaves the Pods running; the next up takes them over.
+'peapod down' ends the Pods too.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var err error
+			if cfg.PodCIDR, err = netip.ParsePrefix(cidr); err != nil {
+				return &usageError{fmt.Errorf("invalid --pod-cidr: %w", err), cmd.CommandPath()}
+			}
+			cfg.Log = newLogger(verbose)
+			begin := time.Now()
+			return daemon.Run(cmd.Context(), cfg, func(up daemon.Up) {
+				what := "API server"
+				if up.NodeName != "" {
+					what = "node " + up.NodeName
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "peapod: %s is Ready after %.2f s: export KUBECONFIG=%s\n", what, time.Since(begin).Seconds(), up.Kubeconfig)
+			})
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&cfg.DataDir, "data-dir", defaultDataDir, "folder for everything that must be kept")
+	f.StringVar(&cfg.RunDir, "run-dir", defaultRunDir, "folder for what ends with the machine: sockets, mounts")
+	f.StringVar(&cfg.Listen, "listen", "0.0.0.0:6443", "address of the API server")
+	f.StringVar(&cfg.KubeletListen, "kubelet-listen", "0.0.0.0:10250", "address of the kubelet API; another port is taken if this one is in use")
+	f.StringVar(&cfg.NodeName, "node-name", "", "name of this node (default: the host name)")
+	f.StringToStringVar(&cfg.NodeLabels, "node-labels", nil, "labels of this node: k=v,…")
+	f.StringVar(&cidr, "pod-cidr", "10.88.0.0/16", "range of the Pods' addresses")
+	f.StringSliceVar(&cfg.EtcdServers, "etcd-servers", nil, "URLs of an etcd cluster to use instead of the embedded one")
+	f.StringVar(&cfg.EtcdCA, "etcd-cafile", "", "CA of that cluster")
+	f.StringVar(&cfg.EtcdCert, "etcd-certfile", "", "client certificate for that cluster")
+	f.StringVar(&cfg.EtcdKey, "etcd-keyfile", "", "key of that certificate")
+	f.StringVar(&cfg.Kubeconfig, "kubeconfig", "", "a further path to write the admin's kubeconfig to")
+	f.StringVar(&cfg.Runtime, "runtime", "", "OCI runtime, by name or path (default: crun or runc, whichever works)")
+	f.BoolVar(&cfg.NoAgent, "no-agent", false, "run no Pods on this machine")
+	f.DurationVar(&cfg.LeaseDuration, "node-lease-duration", 40*time.Second, "how long the node's lease holds")
+	f.BoolVarP(&verbose, "verbose", "v", false, "log more")
+	return cmd
+}
+
+// newLogger logs to standard error. Upstream's own loggers are joined to it, warnings and errors alone: what
+// they say at the level of information is of how, not of what.
+func newLogger(verbose bool) *slog.Logger {
+	level, theirs := slog.LevelInfo, slog.LevelWarn
+	if verbose {
+		level, theirs = slog.LevelDebug, slog.LevelInfo
+	}
+	klog.SetSlogLogger(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: theirs})))
+	logrus.SetLevel(logrus.WarnLevel)
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+}

@@ -1,0 +1,128 @@
+package daemon
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+)
+
+// Config is what `peapod up` was told. Paths are made absolute by complete.
+type Config struct {
+	DataDir, RunDir string
+	// Listen is the API server's HOST:PORT, KubeletListen the kubelet API's (its port gives way when taken).
+	Listen, KubeletListen string
+	NodeName              string
+	NodeLabels            map[string]string
+	// PodCIDR is the cluster's range of Pod addresses; each node gets a /24 of it (or all of it if it is smaller).
+	PodCIDR netip.Prefix
+	// EtcdServers are the endpoints of an etcd that exists; none means the embedded one.
+	EtcdServers               []string
+	EtcdCert, EtcdKey, EtcdCA string
+	// Kubeconfig is a further path for the admin's kubeconfig.
+	Kubeconfig string
+	// NoAgent runs the control plane alone.
+	NoAgent       bool
+	LeaseDuration time.Duration
+	// Runtime is the OCI runtime's name or path; empty picks one that works here.
+	Runtime string
+	Log     *slog.Logger
+}
+
+// Instance is what a data folder remembers of the daemon that uses it, for `peapod down` and `status`.
+type Instance struct {
+	RunDir  string
+	PodCIDR netip.Prefix
+	Runtime string
+}
+
+// instanceFile holds the Instance below the data folder.
+const instanceFile = "instance.json"
+
+// complete checks the configuration and makes it absolute.
+func (c *Config) complete() error {
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	var err error
+	if c.DataDir, err = filepath.Abs(c.DataDir); err != nil {
+		return fmt.Errorf("cannot use data folder %q: %w", c.DataDir, err)
+	}
+	if c.RunDir, err = filepath.Abs(c.RunDir); err != nil {
+		return fmt.Errorf("cannot use run folder %q: %w", c.RunDir, err)
+	}
+	if c.NodeName == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("cannot find this machine's name, give one with --node-name: %w", err)
+		}
+		c.NodeName = strings.ToLower(strings.TrimSpace(host))
+	}
+	if problems := validation.IsDNS1123Subdomain(c.NodeName); len(problems) > 0 {
+		return fmt.Errorf("cannot use %q as node name, give another with --node-name: %s", c.NodeName, strings.Join(problems, "; "))
+	}
+	for k, v := range c.NodeLabels {
+		if problems := append(validation.IsQualifiedName(k), validation.IsValidLabelValue(v)...); len(problems) > 0 {
+			return fmt.Errorf("cannot use label %q=%q (--node-labels): %s", k, v, strings.Join(problems, "; "))
+		}
+	}
+	if !c.PodCIDR.Addr().Is4() || c.PodCIDR.Bits() > 28 {
+		return fmt.Errorf("cannot use %s as --pod-cidr: an IPv4 range of /28 or larger is needed", c.PodCIDR)
+	}
+	c.PodCIDR = c.PodCIDR.Masked()
+	if !c.NoAgent && os.Geteuid() != 0 {
+		return errors.New("cannot run Pods without being root: use sudo, or --no-agent for the control plane alone")
+	}
+	return nil
+}
+
+// nodeCIDR is this node's share of the cluster's range.
+func (c *Config) nodeCIDR() netip.Prefix {
+	if c.PodCIDR.Bits() >= 24 {
+		return c.PodCIDR
+	}
+	return netip.PrefixFrom(c.PodCIDR.Addr(), 24)
+}
+
+// instanceID tells the instances on one machine apart: names of links, rules and control groups derive from it.
+func instanceID(dataDir string) string {
+	sum := sha256.Sum256([]byte(dataDir))
+	return hex.EncodeToString(sum[:4])
+}
+
+// remember writes the Instance into the data folder.
+func (c *Config) remember() error {
+	data, err := json.Marshal(Instance{RunDir: c.RunDir, PodCIDR: c.nodeCIDR(), Runtime: c.Runtime})
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(c.DataDir, instanceFile), data, 0o600); err != nil {
+		return fmt.Errorf("cannot write to the data folder: %w", err)
+	}
+	return nil
+}
+
+// recall reads the Instance of a data folder; ok is false when no daemon has used the folder.
+func recall(dataDir string) (in Instance, ok bool, err error) {
+	data, err := os.ReadFile(filepath.Join(dataDir, instanceFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return in, false, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &in)
+	}
+	if err != nil {
+		return in, false, fmt.Errorf("cannot read what the data folder %s says of its daemon: %w", dataDir, err)
+	}
+	return in, true, nil
+}
