@@ -195,7 +195,7 @@ func (c *Cache) get(ctx context.Context, k key) (object, error) {
 // itself, at once and never with stale data, and because right after a Pod is bound the Node authorizer may not know
 // yet that this node may read the object: that is tried again sooner than a reflector would.
 func (c *Cache) follow(ctx context.Context, k key, it *item) {
-	backoff := wait.Backoff{Duration: 5 * time.Millisecond, Factor: 2, Jitter: 0.1, Steps: 100, Cap: 2 * time.Second}
+	backoff := wait.Backoff{Duration: time.Millisecond, Factor: 2, Jitter: 0.1, Steps: 100, Cap: 2 * time.Second}
 	for {
 		obj, err := k.kind.get(ctx, c.config.Client, k.namespace, k.name)
 		if err == nil || apierrors.IsNotFound(err) {

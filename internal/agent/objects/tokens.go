@@ -159,7 +159,7 @@ func (t *Tokens) fetch(ctx context.Context, tok *token, k tokenKey, namespace st
 
 func (t *Tokens) create(ctx context.Context, namespace, account string, request *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error) {
 	deadline := time.Now().Add(raceWindow)
-	for pause := 5 * time.Millisecond; ; pause *= 2 {
+	for pause := time.Millisecond; ; pause *= 2 {
 		answer, err := t.client.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, account, request, metav1.CreateOptions{})
 		if err == nil || !apierrors.IsForbidden(err) && !apierrors.IsNotFound(err) || time.Now().Add(pause).After(deadline) {
 			return answer, err
