@@ -8,7 +8,7 @@ LDFLAGS := -s -w -X peapod.dev/peapod/internal/version.Version=$(VERSION)
 # Packages of pure logic, which `make check` also runs under the race detector.
 PURE := ./internal/agent/plan/... ./internal/agent/status/... ./internal/agent/probe/... ./internal/scheduler/... ./internal/version/...
 
-GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.5.0
+GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 export CGO_ENABLED := 0
 export GOFLAGS     := -buildvcs=false -tags=$(TAGS)

@@ -102,7 +102,7 @@ func (i *Instance) Up(ctx context.Context) (line string, took time.Duration, err
 		return "", 0, fmt.Errorf("cannot start peapod: %w", err)
 	}
 	i.log = &lockedBuffer{}
-	i.daemon = i.Command(context.Background(), i.UpArgs()...) // outlives ctx: Stop ends it
+	i.daemon = i.Command(context.WithoutCancel(ctx), i.UpArgs()...) // Stop ends it
 	i.daemon.Stdout, i.daemon.Stderr = write, i.log
 	started := time.Now()
 	err = i.daemon.Start()
@@ -169,7 +169,7 @@ func (i *Instance) Stop(signal syscall.Signal) error {
 		return nil
 	case <-time.After(30 * time.Second):
 		_ = i.daemon.Process.Kill()
-		<-i.done
+		_ = <-i.done
 		i.daemon = nil
 		return fmt.Errorf("peapod did not end within 30 s of %v\n%s", signal, i.Log())
 	}
