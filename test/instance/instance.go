@@ -169,9 +169,9 @@ func (i *Instance) Stop(signal syscall.Signal) error {
 		return nil
 	case <-time.After(30 * time.Second):
 		_ = i.daemon.Process.Kill()
-		_ = <-i.done
+		err := <-i.done
 		i.daemon = nil
-		return fmt.Errorf("peapod did not end within 30 s of %v\n%s", signal, i.Log())
+		return fmt.Errorf("peapod did not end within 30 s of %v: %w\n%s", signal, err, i.Log())
 	}
 }
 
