@@ -3,10 +3,11 @@ package apiserver_test
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -14,20 +15,16 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// BenchmarkBoot is from nothing to ready, etcd included, on a fresh folder and then on one that has been used.
+// BenchmarkBoot is from nothing to ready and back, etcd included, on a fresh folder and then on one that has been used.
 func BenchmarkBoot(b *testing.B) {
-	for name, fresh := range map[string]bool{"first": true, "again": false} {
-		b.Run(name, func(b *testing.B) {
-			dir := b.TempDir()
-			for i := 0; b.Loop(); i++ {
-				b.Run("", func(b *testing.B) {
-					if fresh {
-						dir = b.TempDir()
-					}
-					start(b, dir)
-				})
-			}
-		})
+	used := b.TempDir()
+	for b.Loop() {
+		for name, dir := range map[string]string{"first": b.TempDir(), "again": used} {
+			begin := time.Now()
+			_, stop := run(b, dir)
+			b.ReportMetric(float64(time.Since(begin).Milliseconds()), name+"-ms")
+			stop()
+		}
 	}
 }
 
@@ -81,17 +78,26 @@ func BenchmarkRequests(b *testing.B) {
 	}
 }
 
-// TestMemory prints what the server and etcd take after boot; run it alone.
-func TestMemory(t *testing.T) {
-	start(t, filepath.Join(t.TempDir()))
-	debug.FreeOSMemory()
-	status, err := os.ReadFile("/proc/self/status")
-	if err != nil {
-		t.Skip(err)
-	}
-	for line := range strings.Lines(string(status)) {
-		if strings.HasPrefix(line, "VmRSS") || strings.HasPrefix(line, "Rss") {
-			t.Log(strings.TrimSpace(line))
+// BenchmarkMemory is what the process has resident after boot, by /proc/self/status.
+func BenchmarkMemory(b *testing.B) {
+	for b.Loop() {
+		_, stop := run(b, b.TempDir())
+		debug.FreeOSMemory()
+		status, err := os.ReadFile("/proc/self/status")
+		stop()
+		if err != nil {
+			b.Fatal(err)
+		}
+		for line := range strings.Lines(string(status)) {
+			f := strings.Fields(line)
+			if f[0] != "RssAnon:" && f[0] != "RssFile:" {
+				continue
+			}
+			kib, err := strconv.Atoi(f[1])
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.ReportMetric(float64(kib)/1024, strings.TrimSuffix(f[0], ":")+"-MiB")
 		}
 	}
 }

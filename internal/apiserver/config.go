@@ -8,7 +8,9 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strconv"
 
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	genericapiserver "k8s.io/apiserver/pkg/server"
@@ -102,13 +104,14 @@ func (s *Server) build(cfg Config) (err error) {
 	if err := s.generic.InstallAPIGroups(groups[1:]...); err != nil {
 		return err
 	}
+	c.OpenAPIV3Config.Definitions = nil // needed by the installation only, and large; GetDefinitions makes them anew
 	serveOpenAPI(s.generic, c)
 	return s.serveIssuer(tokens)
 }
 
 // serveIssuer lets others verify service account tokens (OpenID discovery).
 func (s *Server) serveIssuer(tokens *auth.Tokens) error {
-	p, err := serviceaccount.NewOpenIDMetadataProvider(auth.Issuer, "", s.Address(), tokens.Keys)
+	p, err := serviceaccount.NewOpenIDMetadataProvider(auth.Issuer, "", s.generic.ExternalAddress, tokens.Keys)
 	if err != nil {
 		return err
 	}
@@ -134,7 +137,13 @@ func (s *Server) setServing(c *genericapiserver.Config, cfg Config) error {
 		return err
 	}
 	c.SecureServing = &genericapiserver.SecureServingInfo{Listener: s.listener, Cert: cert, ClientCA: clients}
-	c.ExternalAddress = s.Address()
+	// A wildcard is no address that others could use.
+	addr := s.listener.Addr().(*net.TCPAddr)
+	public, err := utilnet.ResolveBindAddress(addr.IP)
+	if err != nil {
+		public = net.IPv4(127, 0, 0, 1) // a machine without a network
+	}
+	c.ExternalAddress = net.JoinHostPort(public.String(), strconv.Itoa(addr.Port))
 	return nil
 }
 

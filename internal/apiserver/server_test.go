@@ -22,6 +22,14 @@ func TestMain(m *testing.M) {
 // start runs a server on a data folder until the test ends.
 func start(t testing.TB, dir string) *apiserver.Server {
 	t.Helper()
+	s, stop := run(t, dir)
+	t.Cleanup(stop)
+	return s
+}
+
+// run returns when the server is ready.
+func run(t testing.TB, dir string) (*apiserver.Server, func()) {
+	t.Helper()
 	begin := time.Now()
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	store, err := datastore.Start(t.Context(), datastore.Config{Dir: dir, RunDir: filepath.Join(dir, "run"), Log: log})
@@ -41,28 +49,30 @@ func start(t testing.TB, dir string) *apiserver.Server {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
-	t.Cleanup(func() {
+	stop := func() {
 		cancel()
 		begin := time.Now()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-		t.Logf("stopped in %v", time.Since(begin))
+		served := time.Since(begin)
 		if err := store.Close(); err != nil {
 			t.Error(err)
 		}
-		t.Logf("closed in %v", time.Since(begin))
-	})
+		t.Logf("server stopped after %v, etcd after %v", served, time.Since(begin))
+	}
 	select {
 	case <-s.Ready():
-		t.Logf("etcd %v, built %v, ready %v", etcd, built, time.Since(begin))
+		t.Logf("etcd after %v, built after %v, ready after %v", etcd, built, time.Since(begin))
 	case err := <-done:
 		done <- err
-		t.Fatal(err)
+		stop()
+		t.FailNow()
 	case <-time.After(20 * time.Second):
+		stop()
 		t.Fatal("not ready")
 	}
-	return s
+	return s, stop
 }
 
 func TestBoot(t *testing.T) {
