@@ -1,13 +1,10 @@
 package agent
 
 import (
-	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -15,6 +12,7 @@ import (
 
 	"peapod.dev/peapod/internal/agent/containerconfig"
 	"peapod.dev/peapod/internal/agent/hosts"
+	"peapod.dev/peapod/internal/agent/volume"
 	"peapod.dev/peapod/internal/agent/worker"
 )
 
@@ -55,7 +53,9 @@ func (s *specs) Handler(ctx context.Context, pod *v1.Pod) (string, error) {
 func (s *specs) Sandbox(pod *v1.Pod, attempt uint32) (*runtimeapi.PodSandboxConfig, error) {
 	config, warnings, err := s.node().Sandbox(pod, attempt)
 	for _, w := range warnings {
-		s.a.events.Event(pod, v1.EventTypeWarning, w.Reason, w.Message)
+		if w.Reason != "MissingClusterDNS" { // true of every Pod here: there are no Services to find
+			s.a.events.Event(pod, v1.EventTypeWarning, w.Reason, w.Message)
+		}
 	}
 	return config, err
 }
@@ -68,7 +68,7 @@ func (s *specs) Container(ctx context.Context, pod *v1.Pod, c *v1.Container, a w
 	}
 	in := &containerconfig.Container{
 		Pod: pod, Container: c, Attempt: uint32(a.Number), Image: image.Image, PodIPs: a.PodIPs, TargetID: a.TargetID,
-		Sources: &sources{agent: s.a, pod: pod, container: c},
+		Sources: volume.Sources{Volumes: s.a.volumes.Volumes, Pod: pod, Container: c.Name, Ready: s.a.volumes.of(pod.UID)},
 	}
 	if in.HostsPath, err = s.hostsFile(node, pod, a.PodIPs); err != nil {
 		return nil, err
@@ -117,63 +117,4 @@ func hostDNS() *runtimeapi.DNSConfig {
 		return nil
 	}
 	return config
-}
-
-// sources are where one container's contents come from.
-type sources struct {
-	agent     *Agent
-	pod       *v1.Pod
-	container *v1.Container
-}
-
-func (s *sources) GetConfigMap(ctx context.Context, namespace, name string) (*v1.ConfigMap, error) {
-	return s.agent.volumes.GetConfigMap(ctx, namespace, name)
-}
-
-func (s *sources) GetSecret(ctx context.Context, namespace, name string) (*v1.Secret, error) {
-	return s.agent.volumes.GetSecret(ctx, namespace, name)
-}
-
-func (s *sources) Mount(_ context.Context, index int, m *v1.VolumeMount, subPath string) (*runtimeapi.Mount, error) {
-	volume, ok := s.agent.volumes.of(s.pod.UID)[m.Name]
-	if !ok {
-		return nil, fmt.Errorf("cannot find volume %q to mount into container %q", m.Name, s.container.Name)
-	}
-	out := &runtimeapi.Mount{HostPath: volume.HostPath, Readonly: volume.ReadOnly, SelinuxRelabel: volume.SELinuxRelabel}
-	if volume.Image != nil {
-		out.Image, out.ImageSubPath = volume.Image, subPath
-		return out, nil
-	}
-	if subPath == "" {
-		return out, nil
-	}
-	var err error
-	out.HostPath, err = s.agent.volumes.ResolveSubPath(s.pod, s.container.Name, index, m, volume.HostPath, subPath)
-	return out, err
-}
-
-// EnvFile reads one variable from an env file of a volume (field fileKeyRef).
-func (s *sources) EnvFile(_ context.Context, ref *v1.FileKeySelector) (string, error) {
-	volume, ok := s.agent.volumes.of(s.pod.UID)[ref.VolumeName]
-	if !ok || volume.HostPath == "" {
-		return "", fmt.Errorf("cannot find the volume %q referenced by FileKeyRef", ref.VolumeName)
-	}
-	root, err := os.OpenRoot(volume.HostPath)
-	if err != nil {
-		return "", err
-	}
-	defer root.Close()
-	f, err := root.Open(ref.Path)
-	if err != nil {
-		return "", errors.New("couldn't parse env file")
-	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		name, value, ok := strings.Cut(strings.TrimSpace(lines.Text()), "=")
-		if ok && strings.TrimSpace(name) == ref.Key {
-			return strings.Trim(strings.TrimSpace(value), `'"`), nil
-		}
-	}
-	return "", lines.Err()
 }
