@@ -4,6 +4,7 @@ package controllers
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/netip"
 
@@ -49,6 +50,9 @@ type runner interface {
 
 // Run runs all controllers until ctx ends or one cannot start, and returns when all have ended.
 func Run(ctx context.Context, cfg Config) error {
+	if cfg.Metadata == nil {
+		return errors.New("cannot run controllers without a metadata client")
+	}
 	log := cfg.Log
 	if log == nil {
 		log = slog.Default()
