@@ -50,7 +50,12 @@ type Environment struct {
 	Log       *slog.Logger
 	// Changed is called in the order of the changes, and before Start and a successful Stop return.
 	Changed func(*Container, runtimeapi.ContainerEventType)
+
+	following sync.WaitGroup
 }
+
+// Wait returns when nothing is done for containers any more, all of which were closed or removed.
+func (env *Environment) Wait() { env.following.Wait() }
 
 // Record is what does not change in a container's life.
 type Record struct {
@@ -168,7 +173,7 @@ func (c *Container) Start(ctx context.Context, durable func() error) error {
 		s.State, s.StartedAt, s.PID = runtimeapi.ContainerState_CONTAINER_RUNNING, time.Now().UnixNano(), m.ContainerPID
 	})
 	c.env.Changed(c, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT)
-	go c.followMonitor(m)
+	c.env.following.Go(func() { c.followMonitor(m) })
 	return nil
 }
 

@@ -100,7 +100,7 @@ func (c *Container) adopt(ctx context.Context, m *conmon.Monitor) error {
 		c.env.Log.Debug("an adopted container is ending", "container", c.ID, "error", err)
 	}
 	c.follow = m
-	go c.followMonitor(m)
+	c.env.following.Go(func() { c.followMonitor(m) })
 	return nil
 }
 

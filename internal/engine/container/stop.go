@@ -139,25 +139,54 @@ func CheckSignal(name string) error {
 	return err
 }
 
-// Remove deletes an exited or never started container's folders; its root filesystem is the caller's. Idempotent.
-func (c *Container) Remove(ctx context.Context) error {
+// Settle returns when nothing of a container that does not run is left but its files and filesystems. It cannot be
+// started any more.
+func (c *Container) Settle(ctx context.Context) error {
 	c.op.Lock()
 	defer c.op.Unlock()
 	switch c.Status().State {
 	case runtimeapi.ContainerState_CONTAINER_RUNNING:
-		return fmt.Errorf("cannot remove container %s: it is running", c.ID)
+		return fmt.Errorf("container %s is running", c.ID)
 	case runtimeapi.ContainerState_CONTAINER_EXITED:
 		select {
 		case <-c.cleaned:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+	case runtimeapi.ContainerState_CONTAINER_CREATED:
+		c.mu.Lock()
+		c.status.State = runtimeapi.ContainerState_CONTAINER_EXITED
+		close(c.exited)
+		close(c.cleaned)
+		c.mu.Unlock()
 	}
+	return nil
+}
+
+// Remove deletes the folders of a container that has settled. Idempotent.
+func (c *Container) Remove() error {
 	_ = c.durable.Wait() // its goroutine works in the folder
-	c.mu.Lock()
-	c.status.State = runtimeapi.ContainerState_CONTAINER_EXITED // no Start from here on
-	c.mu.Unlock()
 	return errors.Join(os.RemoveAll(c.Bundle()), os.RemoveAll(c.dir()))
+}
+
+// Update changes the limits.
+func (c *Container) Update(r *runtimeapi.LinuxContainerResources) error {
+	c.op.Lock()
+	defer c.op.Unlock()
+	switch c.Status().State {
+	case runtimeapi.ContainerState_CONTAINER_RUNNING:
+		if err := c.env.Cgroups.Update(c.Cgroup, r); err != nil {
+			return err
+		}
+	case runtimeapi.ContainerState_CONTAINER_CREATED:
+		if err := updateSpec(c.Bundle(), r); err != nil {
+			return err
+		}
+	default:
+		return ErrNotRunning
+	}
+	c.set(func(s *Status) { s.Resources = merge(s.Resources, c.Config.GetLinux().GetResources(), r) })
+	return nil
 }
 
 // Close lets go of the container, which stays as it is.

@@ -52,7 +52,7 @@ func (s *Sandbox) startInit(ctx context.Context) error {
 	if err := pin(fmt.Sprintf("/proc/%d/ns/pid", m.ContainerPID), filepath.Join(s.run(), pidFile)); err != nil {
 		return err
 	}
-	go s.followInit(m)
+	s.env.following.Go(func() { s.followInit(m) })
 	return nil
 }
 

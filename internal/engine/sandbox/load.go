@@ -69,7 +69,7 @@ func (s *Sandbox) alive() bool {
 		return false
 	}
 	s.init = m
-	go s.followInit(m)
+	s.env.following.Go(func() { s.followInit(m) })
 	return true
 }
 

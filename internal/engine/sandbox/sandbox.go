@@ -22,8 +22,8 @@ import (
 
 	"peapod.dev/peapod/internal/engine/conmon"
 	"peapod.dev/peapod/internal/engine/network"
-	"peapod.dev/peapod/internal/engine/ocispec"
 	"peapod.dev/peapod/internal/engine/ociruntime"
+	"peapod.dev/peapod/internal/engine/ocispec"
 	"peapod.dev/peapod/internal/engine/record"
 )
 
@@ -34,7 +34,12 @@ type Environment struct {
 	Conmon    *conmon.Conmon
 	Log       *slog.Logger
 	InitEnded func(*Sandbox) // called once when the init of a ready sandbox ended by itself
+
+	following sync.WaitGroup
 }
+
+// Wait returns when nothing is done for sandboxes any more, all of which were closed or removed.
+func (env *Environment) Wait() { env.following.Wait() }
 
 // Record is what does not change in a sandbox' life.
 type Record struct {
