@@ -114,14 +114,13 @@ func emptyFile(path string) bool {
 	return err != nil || info.Size() == 0
 }
 
-// killSession ends the runtime's process group, in which crun leaves the command, and the command's own, which runc makes.
+// killSession ends the command's process group, which both runtimes make for it, and the runtime itself.
 func killSession(runtime int, pidFile string) error {
 	if data, err := os.ReadFile(pidFile); err == nil {
 		if pid, err := strconv.Atoi(string(bytes.TrimSpace(data))); err == nil && pid > 1 {
-			if group, err := unix.Getpgid(pid); err == nil && group == pid {
-				unix.Kill(-pid, unix.SIGKILL)
+			if group, err := unix.Getpgid(pid); err == nil && group > 1 {
+				_ = unix.Kill(-group, unix.SIGKILL)
 			}
-			unix.Kill(pid, unix.SIGKILL)
 		}
 	}
 	return unix.Kill(-runtime, unix.SIGKILL)
