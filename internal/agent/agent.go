@@ -53,6 +53,8 @@ type Config struct {
 	IP       net.IP // the node's address; nil: the one of the default route
 	// PodCIDR is what the node's addresses are taken from; the engine has been told the same.
 	PodCIDR netip.Prefix
+	// APIServer is the host:port by which Pods reach the API; they get it in their environment.
+	APIServer string
 	// CgroupRoot is the control group below which all Pods are.
 	CgroupRoot string
 	DataDir    string
@@ -207,12 +209,17 @@ func (a *Agent) podLogs(pod *v1.Pod) string {
 	return filepath.Join(a.logsDir(), fmt.Sprintf("%s_%s_%s", pod.Namespace, pod.Name, pod.UID))
 }
 
-// removePodDirs removes the Pod's own state and logs, once nothing of it is left in the engine.
-func (a *Agent) removePodDirs(pod *v1.Pod) {
-	for _, dir := range []string{a.podDir(pod.UID), a.podLogs(pod)} {
-		if err := os.RemoveAll(dir); err != nil {
-			a.log.Error("cannot remove the folder of a pod that is gone", "path", dir, "error", err)
-		}
+// removePodDirs removes the Pod's own state and logs, once nothing of it is left in the engine. Volumes are
+// taken down first, whatever they are: nothing is deleted through a mount.
+func (a *Agent) removePodDirs(ctx context.Context, uid types.UID, logs string) {
+	if err := a.volumes.Teardown(ctx, uid); err != nil {
+		a.log.Error("cannot remove the folder of a pod that is gone", "uid", uid, "error", err)
+	}
+	if logs == "" {
+		return
+	}
+	if err := os.RemoveAll(logs); err != nil {
+		a.log.Error("cannot remove the logs of a pod that is gone", "path", logs, "error", err)
 	}
 }
 
@@ -224,13 +231,7 @@ func (a *Agent) removeStrayDirs(ctx context.Context) error {
 	}
 	for _, e := range entries {
 		if uid := types.UID(e.Name()); a.workers.get(uid) == nil {
-			if err := a.volumes.Teardown(ctx, uid); err != nil {
-				a.log.Error("cannot remove the volumes of a pod that is gone", "uid", uid, "error", err)
-				continue
-			}
-			if err := os.RemoveAll(a.podDir(uid)); err != nil {
-				a.log.Error("cannot remove the folder of a pod that is gone", "uid", uid, "error", err)
-			}
+			a.removePodDirs(ctx, uid, "")
 		}
 	}
 	return nil

@@ -68,7 +68,7 @@ func (ws *workers) start(pod *v1.Pod, prepare func(*worker.Worker)) {
 			ws.mu.Lock()
 			delete(ws.byUID, pod.UID)
 			ws.mu.Unlock()
-			ws.agent.removePodDirs(pod)
+			ws.agent.removePodDirs(ws.ctx, pod.UID, ws.agent.podLogs(pod))
 		}
 	}()
 }

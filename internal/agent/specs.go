@@ -3,12 +3,15 @@ package agent
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/kubernetes/pkg/kubelet/envvars"
 
 	"peapod.dev/peapod/internal/agent/containerconfig"
 	"peapod.dev/peapod/internal/agent/hosts"
@@ -67,7 +70,7 @@ func (s *specs) Container(ctx context.Context, pod *v1.Pod, c *v1.Container, a w
 		return nil, err
 	}
 	in := &containerconfig.Container{
-		Pod: pod, Container: c, Attempt: uint32(a.Number), Image: image.Image, PodIPs: a.PodIPs, TargetID: a.TargetID,
+		Pod: pod, Container: c, Attempt: uint32(a.Number), Image: image.Image, PodIPs: a.PodIPs, TargetID: a.TargetID, ServiceEnv: s.serviceEnv(),
 		Sources: volume.Sources{Volumes: s.a.volumes.Volumes, Pod: pod, Container: c.Name, Ready: s.a.volumes.of(pod.UID)},
 	}
 	if in.HostsPath, err = s.hostsFile(node, pod, a.PodIPs); err != nil {
@@ -87,6 +90,26 @@ func (s *specs) Container(ctx context.Context, pod *v1.Pod, c *v1.Container, a w
 		return nil, fmt.Errorf("create container log directory for container %s failed: %w", c.Name, err)
 	}
 	return config, nil
+}
+
+// serviceEnv are the variables by which a client in a Pod finds the API ("Accessing the API from a Pod").
+func (s *specs) serviceEnv() map[string]string {
+	host, port, err := net.SplitHostPort(s.a.cfg.APIServer)
+	if err != nil {
+		return nil // none was given
+	}
+	number, err := strconv.ParseInt(port, 10, 32)
+	if err != nil {
+		return nil
+	}
+	out := map[string]string{}
+	for _, e := range envvars.FromServices([]*v1.Service{{
+		ObjectMeta: metav1.ObjectMeta{Name: "kubernetes", Namespace: metav1.NamespaceDefault},
+		Spec:       v1.ServiceSpec{ClusterIP: host, Ports: []v1.ServicePort{{Name: "https", Protocol: v1.ProtocolTCP, Port: int32(number)}}},
+	}}) {
+		out[e.Name] = e.Value
+	}
+	return out
 }
 
 // hostsFile writes the Pod's hosts file anew: what a container changed in it is restored when one is started.

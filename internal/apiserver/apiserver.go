@@ -48,6 +48,8 @@ type Config struct {
 	// Hostnames and IPs are for the serving certificate, which covers this machine's own names and addresses anyway.
 	Hostnames []string
 	IPs       []net.IP
+	// PublicIP is where others reach this machine when Listen has a wildcard; nil means nowhere but here.
+	PublicIP net.IP
 	// Version is gitVersion at /version, say v1.37.2+peapod.0.1.0.
 	Version string
 	// Log defaults to slog.Default().
@@ -173,6 +175,12 @@ func (s *Server) inProcess(u user.Info) *rest.Config {
 		QPS: -1, // the server limits what is in flight; a client in the same process need not
 	}
 }
+
+// Informers are the server's own: others in this process share their caches. Run starts and stops them.
+func (s *Server) Informers() informers.SharedInformerFactory { return s.informers }
+
+// PublicAddress is the host:port by which Pods and other machines reach the server.
+func (s *Server) PublicAddress() string { return s.generic.ExternalAddress }
 
 // CA is the certificate authority in PEM: what Pods get in kube-root-ca.crt.
 func (s *Server) CA() []byte { return s.pki.CA() }

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strconv"
 
-	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	genericapiserver "k8s.io/apiserver/pkg/server"
@@ -92,7 +91,7 @@ func (s *Server) build(cfg Config) (err error) {
 
 	r := &registries{
 		options: s.options, authenticate: c.Authentication.Authenticator, authorize: c.Authorization.Authorizer,
-		rules: c.RuleResolver, tokens: tokens, budgets: s.client.PolicyV1(), pki: s.pki,
+		rules: c.RuleResolver, tokens: tokens, budgets: s.client.PolicyV1(), pki: s.pki, address: c.ExternalAddress,
 	}
 	groups, err := r.groups(rows)
 	if err != nil {
@@ -139,8 +138,11 @@ func (s *Server) setServing(c *genericapiserver.Config, cfg Config) error {
 	c.SecureServing = &genericapiserver.SecureServingInfo{Listener: s.listener, Cert: cert, ClientCA: clients}
 	// A wildcard is no address that others could use.
 	addr := s.listener.Addr().(*net.TCPAddr)
-	public, err := utilnet.ResolveBindAddress(addr.IP)
-	if err != nil {
+	public := addr.IP
+	if public.IsUnspecified() {
+		public = cfg.PublicIP
+	}
+	if public == nil {
 		public = net.IPv4(127, 0, 0, 1) // a machine without a network
 	}
 	c.ExternalAddress = net.JoinHostPort(public.String(), strconv.Itoa(addr.Port))

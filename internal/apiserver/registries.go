@@ -58,6 +58,7 @@ type registries struct {
 	tokens       *auth.Tokens
 	budgets      policyv1client.PodDisruptionBudgetsGetter
 	pki          *pki.PKI
+	address      string // host:port by which others reach this server
 
 	nodes   *nodestore.NodeStorage
 	pods    podstore.PodStorage

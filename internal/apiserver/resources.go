@@ -12,6 +12,7 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/registry/generic"
 	"k8s.io/apiserver/pkg/registry/rest"
@@ -71,6 +72,9 @@ func resources() []row {
 			"ephemeralcontainers", "resize"), (*registries).openPods},
 		{core, names("bindings"), func(r *registries) ([]rest.Storage, error) {
 			return []rest.Storage{r.pods.LegacyBinding}, nil
+		}},
+		{core, names("services"), func(r *registries) ([]rest.Storage, error) {
+			return []rest.Storage{newServices(r.address, metav1.Now())}, nil
 		}},
 		{core, names("podtemplates"), one(podtemplatestore.NewREST)},
 		{core, names("configmaps"), one(configmapstore.NewREST)},

@@ -14,12 +14,12 @@ import (
 	"runtime/debug"
 
 	"golang.org/x/sync/errgroup"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 
 	"peapod.dev/peapod/internal/agent"
+	"peapod.dev/peapod/internal/agent/node"
 	"peapod.dev/peapod/internal/apiserver"
 	"peapod.dev/peapod/internal/controllers"
 	"peapod.dev/peapod/internal/datastore"
@@ -67,7 +67,7 @@ func Run(ctx context.Context, cfg Config, ready func(Up)) (err error) {
 	opening.Go(func() (err error) {
 		server, err = apiserver.New(ctx, apiserver.Config{
 			Listen: cfg.Listen, PKIDir: filepath.Join(cfg.DataDir, "pki"), Transport: store.Transport(),
-			Hostnames: []string{cfg.NodeName}, Version: version.KubernetesVersion + "+peapod." + version.Version, Log: cfg.Log,
+			Hostnames: []string{cfg.NodeName}, PublicIP: node.ChooseIP(), Version: version.KubernetesVersion + "+peapod." + version.Version, Log: cfg.Log,
 		})
 		return err
 	})
@@ -115,7 +115,7 @@ func serve(ctx context.Context, g *errgroup.Group, cfg Config, server *apiserver
 	if err != nil {
 		return err
 	}
-	shared := informers.NewSharedInformerFactory(client, 0)
+	shared := server.Informers()
 	sched := scheduler.New(scheduler.Config{Client: client, Informers: shared, Log: cfg.Log})
 	g.Go(func() error { return sched.Run(ctx) })
 	g.Go(func() error {
@@ -127,14 +127,14 @@ func serve(ctx context.Context, g *errgroup.Group, cfg Config, server *apiserver
 		ready(up)
 		return nil
 	}
-	node, err := newAgent(cfg, server, eng)
+	nodeAgent, err := newAgent(cfg, server, eng)
 	if err != nil {
 		return err
 	}
-	g.Go(func() error { return node.Run(ctx) })
+	g.Go(func() error { return nodeAgent.Run(ctx) })
 	select {
 	case <-ctx.Done():
-	case <-node.Ready():
+	case <-nodeAgent.Ready():
 		up.NodeName = cfg.NodeName
 		ready(up)
 	}
@@ -152,7 +152,7 @@ func newAgent(cfg Config, server *apiserver.Server, eng *engine.Engine) (*agent.
 	}
 	return agent.New(agent.Config{
 		NodeName: cfg.NodeName, Labels: cfg.NodeLabels, PodCIDR: cfg.nodeCIDR(), DataDir: cfg.DataDir,
-		CgroupRoot: cgroupRoot(cfg.DataDir), Listen: cfg.KubeletListen, Client: client, Engine: eng,
+		APIServer: server.PublicAddress(), CgroupRoot: cgroupRoot(cfg.DataDir), Listen: cfg.KubeletListen, Client: client, Engine: eng,
 		LeaseDuration: cfg.LeaseDuration, Log: cfg.Log,
 		Certificate: certificate, ClientCAs: server.ClientCAs(), Streams: eng.Streams(),
 	})

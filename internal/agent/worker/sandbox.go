@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"time"
 
@@ -68,12 +69,14 @@ func (w *Worker) setupVolumes(ctx context.Context, pod *v1.Pod) {
 		w.setVolumes(plan.Volumes{Failed: time.Now()})
 		return
 	}
+	w.filling.Lock()
 	err := w.cfg.Volumes.Setup(ctx, pod)
+	w.filling.Unlock()
 	switch {
 	case err == nil:
 		w.setVolumes(plan.Volumes{Ready: true})
 		w.mu.Lock()
-		w.memory.refreshed = pod.ResourceVersion
+		w.memory.shown = pod
 		w.mu.Unlock()
 	case ctx.Err() == nil:
 		w.setVolumes(plan.Volumes{Failed: time.Now()})
@@ -102,6 +105,8 @@ func (w *Worker) imageVolumes(ctx context.Context, pod *v1.Pod) bool {
 }
 
 func (w *Worker) teardownVolumes(ctx context.Context) error {
+	w.filling.Lock()
+	defer w.filling.Unlock()
 	if err := w.cfg.Volumes.Teardown(ctx, w.uid); err != nil {
 		return err
 	}
@@ -122,42 +127,46 @@ func (w *Worker) setVolumes(v plan.Volumes) {
 }
 
 // refresh rewrites volumes after the Pod's labels or annotations, or an object that they show, have
-// changed. A failed set-up is tried again at once: what it missed may be there now.
+// changed. What failed for want of an object is tried again at once: it may be there now.
 func (w *Worker) refresh(ctx context.Context, pod *v1.Pod) {
+	const key = "update volumes"
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.memory.refreshed == pod.ResourceVersion || w.ops["update volumes"] != nil {
+	shown := w.memory.shown
+	if shown != nil && maps.Equal(shown.Labels, pod.Labels) && maps.Equal(shown.Annotations, pod.Annotations) || w.ops[key] != nil {
 		return
 	}
-	if w.memory.refreshed == "" && !w.memory.volumes.Failed.IsZero() {
-		w.memory.volumes.Failed = time.Time{}
-		for name, f := range w.memory.failures {
-			if f.Reason == "CreateContainerConfigError" {
-				f.At = time.Time{}
-				w.memory.failures[name] = f
-			}
+	w.memory.shown = pod
+	for name, f := range w.memory.failures {
+		if f.Reason == "CreateContainerConfigError" {
+			f.At = time.Time{}
+			w.memory.failures[name] = f
+			w.Poke()
 		}
-		w.memory.refreshed = pod.ResourceVersion
-		w.Poke()
-		return
 	}
 	if !w.memory.volumes.Ready {
+		if !w.memory.volumes.Failed.IsZero() {
+			w.memory.volumes.Failed = time.Time{}
+			w.Poke()
+		}
 		return
 	}
-	w.memory.refreshed = pod.ResourceVersion
-	w.wg.Add(1)
 	ctx, cancel := context.WithCancel(ctx)
-	w.ops["update volumes"] = &operation{cancel: cancel}
-	go func() {
-		defer w.wg.Done()
+	w.ops[key] = &operation{cancel: cancel}
+	w.wg.Go(func() {
 		defer cancel()
-		err := w.cfg.Volumes.Update(ctx, pod)
+		w.filling.Lock()
+		var err error
+		if w.volumes().Ready {
+			err = w.cfg.Volumes.Update(ctx, pod)
+		}
+		w.filling.Unlock()
 		w.mu.Lock()
-		delete(w.ops, "update volumes")
+		delete(w.ops, key)
 		w.mu.Unlock()
 		if err != nil && ctx.Err() == nil {
 			w.event(pod, nil, v1.EventTypeWarning, "FailedMount", "%s", err)
 		}
 		w.Poke()
-	}()
+	})
 }

@@ -103,21 +103,23 @@ type Worker struct {
 	ops    map[string]*operation
 	report reporter
 	wg     sync.WaitGroup
+
+	filling sync.Mutex // held while volumes are set up, updated or torn down
 }
 
 // memory is what cannot be observed again.
 type memory struct {
-	images    map[string]plan.Image
-	failures  map[string]plan.Failure
-	backoff   map[string]plan.Backoff
-	volumes   plan.Volumes
-	start     time.Time
-	ended     *plan.End
-	held      map[string]time.Time // by operation key: not to be tried again before
-	hooked    map[string]bool      // container ids whose postStart hook has returned
-	messages  map[string]string    // termination messages by container id
-	lastSeen  *plan.Observed       // for readers: logs, exec, stats
-	refreshed string               // resource version whose labels and annotations the volumes show
+	images   map[string]plan.Image
+	failures map[string]plan.Failure
+	backoff  map[string]plan.Backoff
+	volumes  plan.Volumes
+	start    time.Time
+	ended    *plan.End
+	held     map[string]time.Time // by operation key: not to be tried again before
+	hooked   map[string]bool      // container ids whose postStart hook has returned
+	messages map[string]string    // termination messages by container id
+	lastSeen *plan.Observed       // for readers: logs, exec, stats
+	shown    *v1.Pod              // the version whose labels and annotations the volumes show, nil to write them anew
 }
 
 // New returns the Worker of pod; Run drives it.
@@ -181,7 +183,7 @@ func (w *Worker) Poke() {
 // Refresh makes the Worker rewrite the volumes whose content is the API's.
 func (w *Worker) Refresh() {
 	w.mu.Lock()
-	w.memory.refreshed = ""
+	w.memory.shown = nil
 	w.mu.Unlock()
 	w.Poke()
 }
@@ -252,7 +254,9 @@ func (w *Worker) step(ctx context.Context) (wake time.Time, empty bool) {
 	}
 	w.probe(pod, seen, d)
 	held := w.apply(ctx, pod, d.Actions, now)
-	w.refresh(ctx, pod)
+	if !d.Finished {
+		w.refresh(ctx, pod)
+	}
 	if !seen.Gone {
 		w.mu.Lock()
 		old := w.report.old
