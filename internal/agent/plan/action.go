@@ -86,6 +86,7 @@ const (
 	Startup   Cause = "startup probe"
 	Lost      Cause = "sandbox lost"
 	PostStart Cause = "postStart hook"
+	Changed   Cause = "definition changed"
 )
 
 func startKey(name string) string { return "start " + name }

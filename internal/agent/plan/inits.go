@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"fmt"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -55,6 +56,10 @@ func inits(pod *v1.Pod, seen *Observed, now time.Time, d *Decision, starts *[]Ac
 
 // keepSidecar looks after a running sidecar and tells whether the next container may start.
 func keepSidecar(pod *v1.Pod, c *v1.Container, latest *Container, d *Decision) bool {
+	if latest.Changed {
+		d.add(kill(pod, c, latest, Changed, fmt.Sprintf("Init container %s definition changed", c.Name)))
+		return false
+	}
 	if cause, bad := probeFailed(latest); bad {
 		d.add(kill(pod, c, latest, cause, probeMessage("Init container", c.Name, cause, false)))
 		return false

@@ -34,6 +34,8 @@ type Observed struct {
 	Failures map[string]Failure
 	// Backoff holds, by container name, the restart back-off.
 	Backoff map[string]Backoff
+	// Renew has the containers that were killed to be started anew, whatever the restart policy says.
+	Renew map[string]bool
 	// StartTime is when this agent first saw the Pod (status.startTime).
 	StartTime time.Time
 	// Ended is set once the agent itself has decided that the Pod has failed: it never un-decides.
@@ -64,6 +66,8 @@ type Container struct {
 	User                             *v1.ContainerUser
 	// Resources are those that the kernel enforces, nil when the engine does not tell.
 	Resources *v1.ResourceRequirements
+	// Changed is true when the spec has changed since in a way that makes it another container: its image.
+	Changed bool
 	// PostStartDone is true when the container has no postStart hook or the hook has returned.
 	PostStartDone bool
 	// Probes holds what the probes say.

@@ -123,7 +123,9 @@ func apps(pod *v1.Pod, seen *Observed, now time.Time, d *Decision, starts *[]Act
 		latest := seen.active(c.Name)
 		if latest != nil && latest.State == Running {
 			keep++
-			if cause, failed := probeFailed(latest); failed {
+			if latest.Changed {
+				d.add(kill(pod, c, latest, Changed, fmt.Sprintf("Container %s definition changed, will be restarted", c.Name)))
+			} else if cause, failed := probeFailed(latest); failed {
 				restart := c.RestartPolicy == nil && pod.Spec.RestartPolicy != v1.RestartPolicyNever ||
 					c.RestartPolicy != nil && *c.RestartPolicy != v1.ContainerRestartPolicyNever
 				d.add(kill(pod, c, latest, cause, probeMessage("Container", c.Name, cause, restart)))
@@ -132,7 +134,7 @@ func apps(pod *v1.Pod, seen *Observed, now time.Time, d *Decision, starts *[]Act
 			}
 			continue
 		}
-		if shouldStart(pod, c, seen.Latest(c.Name)) {
+		if seen.Renew[c.Name] || shouldStart(pod, c, seen.Latest(c.Name)) {
 			keep++
 			start(seen, c, App, now, d, starts)
 		} else if seen.Starting(c.Name) {

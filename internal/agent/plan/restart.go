@@ -61,7 +61,7 @@ func start(seen *Observed, c *v1.Container, kind Kind, now time.Time, d *Decisio
 	}
 	if latest != nil && latest.State == Exited {
 		b := seen.Backoff[c.Name]
-		if until, waits := b.In(latest.FinishedAt, now); waits {
+		if until, waits := b.In(latest.FinishedAt, now); waits && !latest.Changed {
 			if shown := latest.FinishedAt.Add(settle); now.Before(shown) {
 				d.wake(shown)
 			} else {

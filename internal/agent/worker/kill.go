@@ -54,6 +54,11 @@ func (k *killing) now() (plan.KillContainer, time.Time, <-chan struct{}) {
 func (w *Worker) kill(ctx context.Context, pod *v1.Pod, k *killing) error {
 	a, _, _ := k.now()
 	spec := plan.Spec(pod, a.Name)
+	if a.Cause == plan.Changed {
+		w.mu.Lock()
+		w.memory.renew[a.Name] = true
+		w.mu.Unlock()
+	}
 	if a.Cause != plan.Lost {
 		w.event(pod, spec, v1.EventTypeNormal, "Killing", "%s", a.Message)
 	}

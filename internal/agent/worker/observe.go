@@ -12,11 +12,16 @@ import (
 	v1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"peapod.dev/peapod/internal/agent/containerconfig"
 	"peapod.dev/peapod/internal/agent/plan"
 )
 
-// uidLabel is the label by which the engine's objects are found, as the kubelet sets it.
-const uidLabel = "io.kubernetes.pod.uid"
+// The label by which the engine's objects are found, and the annotation that tells which spec a container was
+// made from, as the kubelet sets them.
+const (
+	uidLabel = "io.kubernetes.pod.uid"
+	hashKey  = "io.kubernetes.container.hash"
+)
 
 // observe builds the snapshot that the planner works on.
 func (w *Worker) observe(ctx context.Context) (*plan.Observed, error) {
@@ -72,6 +77,7 @@ func (w *Worker) observe(ctx context.Context) (*plan.Observed, error) {
 	seen.Images = maps.Clone(w.memory.images)
 	seen.Failures = maps.Clone(w.memory.failures)
 	seen.Backoff = maps.Clone(w.memory.backoff)
+	seen.Renew = maps.Clone(w.memory.renew)
 	seen.Volumes = w.memory.volumes
 	seen.StartTime, seen.Ended, seen.Gone = w.memory.start, w.memory.ended, w.gone
 	seen.InFlight = make(map[string]bool, len(w.ops))
@@ -126,6 +132,7 @@ func (w *Worker) container(pod *v1.Pod, sandboxID string, s *runtimeapi.Containe
 	}
 	spec := plan.Spec(pod, out.Name)
 	out.PostStartDone = spec == nil || spec.Lifecycle == nil || spec.Lifecycle.PostStart == nil || w.hookDone(s.Id)
+	out.Changed = spec != nil && s.Annotations[hashKey] != "" && s.Annotations[hashKey] != containerconfig.Hash(spec)
 	if out.State == plan.Running {
 		out.Resources = enforced(spec, s.GetResources().GetLinux())
 	}

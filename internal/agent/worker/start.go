@@ -28,7 +28,12 @@ func (w *Worker) start(ctx context.Context, pod *v1.Pod, a plan.StartContainer) 
 	now := time.Now()
 	if latest := seen.Latest(a.Name); latest != nil && latest.State == plan.Exited {
 		w.mu.Lock()
-		w.memory.backoff[a.Name] = w.memory.backoff[a.Name].Next(latest.FinishedAt, now)
+		backoff := w.memory.backoff[a.Name]
+		if latest.Changed {
+			backoff = plan.Backoff{} // another container has nothing to answer for
+		}
+		w.memory.backoff[a.Name] = backoff.Next(latest.FinishedAt, now)
+		delete(w.memory.renew, a.Name)
 		w.mu.Unlock()
 	}
 	id := a.Resume

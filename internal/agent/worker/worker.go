@@ -112,6 +112,7 @@ type memory struct {
 	images   map[string]plan.Image
 	failures map[string]plan.Failure
 	backoff  map[string]plan.Backoff
+	renew    map[string]bool
 	volumes  plan.Volumes
 	start    time.Time
 	ended    *plan.End
@@ -133,7 +134,7 @@ func New(cfg Config, pod *v1.Pod) *Worker {
 		mail: make(chan struct{}, 1), ops: map[string]*operation{},
 		memory: memory{
 			images: map[string]plan.Image{}, failures: map[string]plan.Failure{}, backoff: map[string]plan.Backoff{},
-			held: map[string]time.Time{}, hooked: map[string]bool{}, messages: map[string]string{},
+			renew: map[string]bool{}, held: map[string]time.Time{}, hooked: map[string]bool{}, messages: map[string]string{},
 		},
 	}
 	w.report.old = pod.Status
