@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
 	grpcstatus "google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -71,10 +72,13 @@ func (e *Engine) removeContainer(ctx context.Context, c *container.Container) er
 
 // discard deletes a container that does not run. Its record goes last, so that what a crash interrupts is done again.
 func (e *Engine) discard(ctx context.Context, c *container.Container) error {
-	if err := c.Settle(ctx); err != nil {
+	if err := c.Retire(); err != nil {
 		return err
 	}
-	if err := e.deleteFilesystems(c.ID, c.ImageMounts); err != nil {
+	var g errgroup.Group
+	g.Go(func() error { return c.Settle(ctx) })
+	g.Go(func() error { return e.deleteFilesystems(c.ID, c.ImageMounts) })
+	if err := g.Wait(); err != nil {
 		return err
 	}
 	if err := c.Remove(); err != nil {

@@ -79,6 +79,7 @@ func (c *Conmon) Create(ctx context.Context, config Config) (*Monitor, error) {
 	cmd.ExtraFiles = []*os.File{write}
 	said := &strings.Builder{}
 	cmd.Stderr = said
+	c.l.ExpectMigration()
 	err = c.l.Start(cmd)
 	write.Close()
 	if err != nil {

@@ -139,31 +139,34 @@ func CheckSignal(name string) error {
 	return err
 }
 
-// Settle returns when nothing of a container that does not run is left but its files and filesystems. It cannot be
-// started any more.
-func (c *Container) Settle(ctx context.Context) error {
+// Retire makes sure that the container does not run and never will: it is the first step of a removal.
+func (c *Container) Retire() error {
 	c.op.Lock()
 	defer c.op.Unlock()
 	switch c.Status().State {
 	case runtimeapi.ContainerState_CONTAINER_RUNNING:
 		return fmt.Errorf("container %s is running", c.ID)
-	case runtimeapi.ContainerState_CONTAINER_EXITED:
-		select {
-		case <-c.cleaned:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
 	case runtimeapi.ContainerState_CONTAINER_CREATED:
 		c.mu.Lock()
 		c.status.State = runtimeapi.ContainerState_CONTAINER_EXITED
+		c.mu.Unlock()
 		close(c.exited)
 		close(c.cleaned)
-		c.mu.Unlock()
 	}
 	return nil
 }
 
-// Remove deletes the folders of a container that has settled. Idempotent.
+// Settle returns when the OCI runtime has forgotten a container that exited.
+func (c *Container) Settle(ctx context.Context) error {
+	select {
+	case <-c.cleaned:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Remove deletes the folders of a container that has retired and settled. Idempotent.
 func (c *Container) Remove() error {
 	_ = c.durable.Wait() // its goroutine works in the folder
 	return errors.Join(os.RemoveAll(c.Bundle()), os.RemoveAll(c.dir()))

@@ -78,6 +78,7 @@ func (r *Runtime) Exec(ctx context.Context, e Exec) (int, error) {
 		}
 		cmd.Stdout, cmd.Stderr = client{e.Stdout, cancel}, io.MultiWriter(said, client{e.Stderr, cancel})
 	}
+	r.l.ExpectMigration()
 	if err := r.l.Start(cmd); err != nil {
 		return 0, fmt.Errorf("cannot run %s: %w", r.Path, err)
 	}

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -35,6 +36,9 @@ type Launcher struct {
 	work   chan func()
 	done   chan struct{}
 	close  sync.Once
+
+	migration string // a file whose write is a migration between cgroups that moves nothing; empty: none is known
+	warming   atomic.Bool
 }
 
 // LauncherConfig says where children live.
@@ -52,7 +56,7 @@ func UnifiedHasController() bool {
 
 // NewLauncher starts the thread. The caller must Close it.
 func NewLauncher(c LauncherConfig) (*Launcher, error) {
-	l := &Launcher{config: c, log: c.Log, work: make(chan func()), done: make(chan struct{})}
+	l := &Launcher{config: c, log: c.Log, work: make(chan func()), done: make(chan struct{}), migration: ownGroup()}
 	if c.Cgroup != "" {
 		l.cgroup = openUnified(c.Cgroup)
 	}
@@ -95,6 +99,37 @@ func (l *Launcher) Start(cmd *exec.Cmd) error {
 	case <-l.done:
 		return errors.New("the launcher is closed")
 	}
+}
+
+// ExpectMigration is called when a program is about to be started that will move a process into another control group.
+// The first such move after a while waits for an RCU grace period, about 8 ms, and those just after it do not. So one
+// that moves nothing is made now, beside the program's start.
+func (l *Launcher) ExpectMigration() {
+	if l.migration == "" || !l.warming.CompareAndSwap(false, true) {
+		return
+	}
+	go func() {
+		defer l.warming.Store(false)
+		_ = os.WriteFile(l.migration, []byte(strconv.Itoa(os.Getpid())), 0) // on failure the wait is just not shortened
+	}()
+}
+
+// ownGroup is the file that lists the processes of this process' own group, in whatever hierarchy comes first.
+func ownGroup() string {
+	data, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(data)) {
+		_, line, _ = strings.Cut(strings.TrimSpace(line), ":")
+		controllers, path, _ := strings.Cut(line, ":")
+		name, _, _ := strings.Cut(strings.TrimPrefix(controllers, "name="), ",")
+		file := filepath.Join("/sys/fs/cgroup", name, path, "cgroup.procs")
+		if _, err := os.Stat(file); err == nil {
+			return file
+		}
+	}
+	return ""
 }
 
 // Close ends the thread. Children live on.
