@@ -1,12 +1,11 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"os"
 	"os/exec"
 	"regexp"
-	"sort"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -23,6 +22,7 @@ const waitLimit = 30 * time.Second
 var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"waitfor": waitfor,
 	"machine": machine,
+	"left":    left,
 	"up":      up,
 	"halt":    halt,
 	"down":    down,
@@ -48,27 +48,53 @@ func waitfor(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // machine FILE writes down what peapod could leave on the machine: mounts, network namespaces and links, nftables
-// rules, cgroups, and processes that hold containers. Two such files of an unchanged machine are equal.
+// rules, cgroups, and processes that hold containers; a line each.
 func machine(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: machine FILE")
 	}
-	var all bytes.Buffer
-	for _, look := range []struct{ title, script string }{
-		{"mounts", `awk '{ print $5, $9 }' /proc/self/mountinfo`},
-		{"network namespaces", `ls /run/netns /var/run/netns 2>/dev/null`},
-		{"links", `ip -o link | awk '{ sub("@.*", "", $2); print $2 }'`},
-		{"routes", `ip route show table all | grep -v '^broadcast'`},
-		{"nftables", `nft list tables`},
-		{"cgroups", `find /sys/fs/cgroup -type d -path '*peapod*'`},
-		{"processes", `ps -eo args | grep -E '^([^ ]*/)?(conmon|catatonit) ' | grep -v grep`},
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(strings.Join(traces(), "\n")), 0o600))
+}
+
+func traces() []string {
+	var all []string
+	for _, look := range []struct{ what, script string }{
+		{"mount", `awk '{ print $5 }' /proc/self/mountinfo`},
+		{"network namespace", `ls /run/netns 2>/dev/null`},
+		{"link", `ip -o link | awk '{ sub("@.*", "", $2); print $2 }'`},
+		{"route", `ip route show table all`},
+		{"rules", `nft list tables`},
+		{"cgroup", `find /sys/fs/cgroup -type d -path '*peapod*'`},
+		{"process", `ps -eo args | grep -E '^([^ ]*/)?(conmon|catatonit) '`},
 	} {
 		out, _ := exec.Command("sh", "-c", look.script).Output() // grep without a match fails
-		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
-		sort.Strings(lines)
-		all.WriteString("== " + look.title + "\n" + strings.Join(lines, "\n") + "\n")
+		for line := range strings.Lines(string(out)) {
+			all = append(all, look.what+" "+strings.TrimSpace(line))
+		}
 	}
-	ts.Check(os.WriteFile(ts.MkAbs(args[0]), all.Bytes(), 0o600))
+	return all
+}
+
+// left BEFORE DURING fails if anything that was there in DURING and not in BEFORE is there still. So what other programs
+// do on the machine before or after does not matter.
+func left(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: [!] left BEFORE DURING")
+	}
+	before := strings.Split(ts.ReadFile(args[0]), "\n")
+	during := strings.Split(ts.ReadFile(args[1]), "\n")
+	var still []string
+	for _, line := range traces() {
+		if slices.Contains(during, line) && !slices.Contains(before, line) {
+			still = append(still, line)
+		}
+	}
+	switch {
+	case !neg && len(still) > 0:
+		ts.Fatalf("left on the machine:\n%s", strings.Join(still, "\n"))
+	case neg && len(still) == 0:
+		ts.Fatalf("nothing has been added to the machine")
+	}
 }
 
 // own is the peapod of a script in testdata/own.
