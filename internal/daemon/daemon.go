@@ -125,6 +125,7 @@ func serve(ctx context.Context, g *errgroup.Group, cfg Config, server *apiserver
 	})
 	if cfg.NoAgent {
 		ready(up)
+		settle(cfg)
 		return nil
 	}
 	nodeAgent, err := newAgent(cfg, server, eng)
@@ -138,7 +139,15 @@ func serve(ctx context.Context, g *errgroup.Group, cfg Config, server *apiserver
 		up.NodeName = cfg.NodeName
 		ready(up)
 	}
+	settle(cfg)
 	return nil
+}
+
+// settle ends the boot.
+func settle(cfg Config) {
+	if err := releaseBoot(); err != nil {
+		cfg.Log.Warn("cannot give back the memory that the start needed", "error", err)
+	}
 }
 
 func newAgent(cfg Config, server *apiserver.Server, eng *engine.Engine) (*agent.Agent, error) {

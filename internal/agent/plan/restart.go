@@ -71,7 +71,7 @@ func start(seen *Observed, c *v1.Container, kind Kind, now time.Time, d *Decisio
 			return
 		}
 	}
-	if f, ok := seen.Failures[c.Name]; ok && (latest == nil || latest.State != Exited) && !imageFailure(f.Reason) {
+	if f, ok := seen.Failures[c.Name]; ok && (latest == nil || latest.State != Exited) && !ImageFailure(f.Reason) {
 		if next := f.At.Add(retry); now.Before(next) {
 			d.wake(next)
 			return
@@ -82,8 +82,8 @@ func start(seen *Observed, c *v1.Container, kind Kind, now time.Time, d *Decisio
 	}
 }
 
-// imageFailure tells whether the waiting reason is of the image, whose retries have their own back-off.
-func imageFailure(reason string) bool {
+// ImageFailure tells whether the waiting reason is of the image, whose retries have their own back-off.
+func ImageFailure(reason string) bool {
 	switch reason {
 	case "ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "ImageInspectError", "RegistryUnavailable", "SignatureValidationFailed":
 		return true

@@ -77,7 +77,9 @@ func (w *Worker) begin(ctx context.Context, pod *v1.Pod, a plan.Action) {
 	go func() {
 		defer w.wg.Done()
 		defer cancel()
+		begun := time.Now()
 		err := w.do(ctx, pod, a, op)
+		w.log.Debug("action ended", "action", a.String(), "took", time.Since(begun))
 		w.mu.Lock()
 		delete(w.ops, a.Key())
 		if err != nil && ctx.Err() == nil {

@@ -40,7 +40,7 @@ func (w *Worker) pull(ctx context.Context, pod *v1.Pod, name string) {
 	defer w.mu.Unlock()
 	if reason == "" {
 		w.memory.images[name] = plan.Image{Ref: ref}
-		if f := w.memory.failures[name]; f.Reason != "CrashLoopBackOff" {
+		if plan.ImageFailure(w.memory.failures[name].Reason) {
 			delete(w.memory.failures, name)
 		}
 		return
