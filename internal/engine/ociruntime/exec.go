@@ -31,6 +31,14 @@ type Exec struct {
 	Stdout  io.Writer
 	Stderr  io.Writer
 	Resize  <-chan Size // with Terminal; closed when the client has gone
+
+	pidFile string
+}
+
+// started tells whether the command itself ran: only then has it a process ID.
+func (e *Exec) started() bool {
+	info, err := os.Stat(e.pidFile)
+	return err == nil && info.Size() > 0
 }
 
 // Size of a terminal, in characters.
@@ -47,26 +55,21 @@ func (r *Runtime) Exec(ctx context.Context, e Exec) (int, error) {
 		return 0, err
 	}
 	defer process.Close()
-	pidFile, err := reservePIDFile(e.Dir)
-	if err != nil {
+	if e.pidFile, err = reservePIDFile(e.Dir); err != nil {
 		return 0, err
 	}
-	defer os.Remove(pidFile)
+	defer os.Remove(e.pidFile)
 
 	said := &prefix{}
-	cmd := exec.CommandContext(ctx, r.Path, "--root", r.Root, "exec", "--process", "/proc/self/fd/3", "--pid-file", pidFile, e.ID)
+	cmd := exec.CommandContext(ctx, r.Path, "--root", r.Root, "exec", "--process", "/proc/self/fd/3", "--pid-file", e.pidFile, e.ID)
 	cmd.Env, cmd.ExtraFiles, cmd.WaitDelay = environment, []*os.File{process}, drain
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	cmd.Cancel = func() error { return killSession(cmd.Process.Pid, pidFile) }
+	cmd.Cancel = func() error { return killSession(cmd.Process.Pid, e.pidFile) }
 	wait := cmd.Wait
 	if e.Process.Terminal {
-		t, err := openTerminal(cmd)
-		if err != nil {
+		if wait, err = r.withTerminal(ctx, cmd, e, io.MultiWriter(said, client{e.Stdout, cancel}), cancel); err != nil {
 			return 0, err
 		}
-		defer t.close()
-		go t.resize(ctx, e.Resize, cancel)
-		wait = func() error { return t.copyUntilExit(cmd, e.Stdin, io.MultiWriter(said, client{e.Stdout, cancel})) }
 	} else {
 		if e.Stdin != nil {
 			in, err := cmd.StdinPipe()
@@ -92,8 +95,7 @@ func (r *Runtime) Exec(ctx context.Context, e Exec) (int, error) {
 		return 0, nil
 	case !errors.As(err, &exit):
 		return 0, err
-	case emptyFile(pidFile):
-		// Only a started command has a process ID: the exit code is the runtime's own.
+	case !e.started(): // the exit code is the runtime's own
 		return 0, &Error{Verb: "exec", Text: CleanMessage(said.String())}
 	case exit.Sys().(syscall.WaitStatus).Signaled():
 		return 128 + int(exit.Sys().(syscall.WaitStatus).Signal()), nil
@@ -108,11 +110,6 @@ func reservePIDFile(dir string) (string, error) {
 		return "", err
 	}
 	return f.Name(), f.Close()
-}
-
-func emptyFile(path string) bool {
-	info, err := os.Stat(path)
-	return err != nil || info.Size() == 0
 }
 
 // killSession ends the command's process group, which both runtimes make for it, and the runtime itself.

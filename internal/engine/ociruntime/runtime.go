@@ -115,11 +115,16 @@ func (r *Runtime) run(ctx context.Context, verb string, args ...string) ([]byte,
 // environment of every runtime process: they need a PATH for hooks, and nothing of the daemon's.
 var environment = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
-// CleanMessage takes the message out of what a runtime printed: runc prints log lines (msg="…"), crun plain text.
+// CleanMessage takes the message out of what a runtime printed: runc prints log lines (msg="…"), crun plain text,
+// in red on a terminal.
 func CleanMessage(said string) string {
 	said = strings.TrimSpace(said)
 	lines := strings.Split(said, "\n")
 	last := strings.TrimSpace(lines[len(lines)-1])
+	if coloured, ok := strings.CutPrefix(last, "\x1b[1;31m"); ok { // crun on a terminal, with the time before the text
+		_, text, _ := strings.Cut(coloured, ": ")
+		return strings.TrimSuffix(text, "\x1b[0m")
+	}
 	if _, quoted, ok := strings.Cut(last, "level=error msg="); ok {
 		var text string
 		if json.Unmarshal([]byte(quoted), &text) == nil {

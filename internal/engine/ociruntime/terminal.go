@@ -5,89 +5,150 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// terminal is the pseudo terminal between a client and the runtime, which has another between itself and the command.
-type terminal struct{ ours, theirs *os.File }
-
-// openTerminal gives cmd a terminal as its standard files and makes it the controlling one.
-func openTerminal(cmd *exec.Cmd) (*terminal, error) {
-	ours, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("cannot open a terminal: %w", err)
+// withTerminal gives the command of cmd, an exec, a terminal. The function that it returns joins that with the client
+// until the command has ended and its output was read.
+func (r *Runtime) withTerminal(ctx context.Context, cmd *exec.Cmd, e Exec, out io.Writer, hangUp func()) (wait func() error, err error) {
+	if r.Name == "runc" {
+		// It refuses a console socket unless it detaches, and then would not tell the exit code: it copies between its
+		// own terminal and this one.
+		ours, theirs, err := openPTY()
+		if err != nil {
+			return nil, err
+		}
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = theirs, theirs, theirs
+		cmd.SysProcAttr.Setctty = true
+		return func() error {
+			theirs.Close()
+			return join(ctx, cmd, func() (*os.File, error) { return ours, nil }, e, out, hangUp)
+		}, nil
 	}
-	fd := int(ours.Fd())
+	// In a short path, as a socket's address is at most 108 bytes.
+	dir, err := os.MkdirTemp(filepath.Dir(r.Root), "tty-")
+	if err != nil {
+		return nil, err
+	}
+	path := filepath.Join(dir, "s")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	cmd.Args = slices.Insert(cmd.Args, len(cmd.Args)-1, "--console-socket", path)
+	cmd.Stdout, cmd.Stderr = out, out // errors from before there is a terminal
+	return func() error {
+		defer os.RemoveAll(dir)
+		defer l.Close()
+		go func() {
+			<-ctx.Done()
+			l.Close()
+		}()
+		return join(ctx, cmd, func() (*os.File, error) { return receive(l) }, e, out, hangUp)
+	}, nil
+}
+
+// join copies between the client and the terminal that open returns, until cmd has ended and the output was read.
+func join(ctx context.Context, cmd *exec.Cmd, open func() (*os.File, error), e Exec, out io.Writer, hangUp func()) error {
+	opened := make(chan *os.File, 1)
+	copied := make(chan struct{})
+	go func() {
+		defer close(copied)
+		terminal, err := open()
+		if err != nil {
+			close(opened)
+			return
+		}
+		opened <- terminal
+		defer terminal.Close()
+		if e.Stdin != nil {
+			go io.Copy(terminal, e.Stdin)
+		}
+		go resize(ctx, terminal, e.Resize, hangUp)
+		io.Copy(out, terminal) // ends with EIO when nobody has the other side open
+	}()
+	err := cmd.Wait()
+	if e.started() { // else the runtime may have ended without sending a terminal; the caller closes what open waits for
+		if terminal, ok := <-opened; ok {
+			_ = terminal.SetReadDeadline(time.Now().Add(drain))
+		}
+		<-copied
+	}
+	return err
+}
+
+// openPTY returns the two sides of a new terminal.
+func openPTY() (ours, theirs *os.File, err error) {
+	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot open a terminal: %w", err)
+	}
+	ours = os.NewFile(uintptr(fd), "ptmx")
 	number, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
 	if err == nil {
 		err = unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0)
 	}
 	if err == nil {
-		err = unix.SetNonblock(fd, true) // so that Close ends a Read
-	}
-	var theirs *os.File
-	if err == nil {
 		theirs, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
 	}
 	if err != nil {
 		ours.Close()
-		return nil, fmt.Errorf("cannot open a terminal: %w", err)
+		return nil, nil, fmt.Errorf("cannot open a terminal: %w", err)
 	}
-	// A file that was blocking when opened never uses the poller: wrap the descriptor anew.
-	polled, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-	ours.Close()
+	return ours, theirs, nil
+}
+
+// receive takes the terminal that an OCI runtime sends over its console socket.
+func receive(l *net.UnixListener) (*os.File, error) {
+	conn, err := l.AcceptUnix()
 	if err != nil {
-		theirs.Close()
-		return nil, fmt.Errorf("cannot open a terminal: %w", err)
+		return nil, err
 	}
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = theirs, theirs, theirs
-	cmd.SysProcAttr.Setctty = true
-	return &terminal{ours: os.NewFile(uintptr(polled), "ptmx"), theirs: theirs}, nil
+	defer conn.Close()
+	rights := make([]byte, unix.CmsgSpace(4))
+	_, n, _, _, err := conn.ReadMsgUnix(make([]byte, 4096), rights)
+	if err != nil {
+		return nil, err
+	}
+	messages, err := unix.ParseSocketControlMessage(rights[:n])
+	if err != nil || len(messages) != 1 {
+		return nil, fmt.Errorf("no terminal was sent: %w", err)
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) != 1 {
+		return nil, fmt.Errorf("no terminal was sent: %w", err)
+	}
+	unix.CloseOnExec(fds[0])
+	if err := unix.SetNonblock(fds[0], true); err != nil {
+		unix.Close(fds[0])
+		return nil, err
+	}
+	return os.NewFile(uintptr(fds[0]), "console"), nil
 }
 
-// copyUntilExit copies both ways until cmd has ended and its output was read.
-func (t *terminal) copyUntilExit(cmd *exec.Cmd, in io.Reader, out io.Writer) error {
-	t.theirs.Close()
-	if in != nil {
-		go io.Copy(t.ours, in)
-	}
-	copied := make(chan struct{})
-	go func() {
-		io.Copy(out, t.ours) // ends with EIO when the last holder of the other side has closed it
-		close(copied)
-	}()
-	err := cmd.Wait()
-	<-copied
-	return err
-}
-
-// resize follows the client's window. A closed channel means that the client has gone: hang up.
-func (t *terminal) resize(ctx context.Context, sizes <-chan Size, hangUp func()) {
+// resize follows the client's window. A closed channel means that the client has gone.
+func resize(ctx context.Context, terminal *os.File, sizes <-chan Size, hangUp func()) {
 	for {
 		select {
 		case s, ok := <-sizes:
 			if !ok {
-				if sizes != nil {
-					hangUp()
-				}
+				hangUp()
 				return
 			}
-			t.control(func(fd int) {
-				unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: s.Height, Col: s.Width})
-			})
+			if raw, err := terminal.SyscallConn(); err == nil {
+				_ = raw.Control(func(fd uintptr) {
+					_ = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: s.Height, Col: s.Width})
+				})
+			}
 		case <-ctx.Done():
 			return
 		}
 	}
 }
-
-func (t *terminal) control(f func(fd int)) {
-	if raw, err := t.ours.SyscallConn(); err == nil {
-		raw.Control(func(fd uintptr) { f(int(fd)) })
-	}
-}
-
-func (t *terminal) close() error { return errors.Join(t.ours.Close(), t.theirs.Close()) }
