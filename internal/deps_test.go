@@ -8,6 +8,7 @@ import (
 	"go/token"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -63,6 +64,14 @@ var rules = []rule{
 		reason: "status is a pure function of the Pod and what is seen",
 	},
 	{
+		from: "agent/admit", forbids: impure, allows: []string{"net/netip"},
+		reason: "whether a node takes a Pod depends on the two alone",
+	},
+	{
+		from: "agent/hosts", forbids: impure, allows: []string{"net/netip"},
+		reason: "the hosts file is a function of the Pod and its address",
+	},
+	{
 		from: "scheduler/filter", forbids: impure, allows: []string{"net/netip"},
 		reason: "filters are pure, so that they can be compared with upstream's on random Pods",
 	},
@@ -106,33 +115,25 @@ func TestOnlyTheCommandLineImportsTheDaemon(t *testing.T) {
 	}
 }
 
-func TestOnlyConmonAndRuntimeExec(t *testing.T) {
+func TestOnlyConmonAndRuntimeStartPrograms(t *testing.T) {
 	for file := range sourceFiles(t, ".") {
-		for _, path := range file.imports {
-			if path == "os/exec" && !within(file.path, "engine/conmon") && !within(file.path, "engine/ociruntime") {
-				t.Errorf("%s imports os/exec, but programs are run by engine/conmon and engine/ociruntime only: "+
-					"what peapod starts must be listed in one place", file.path)
-			}
+		if within(file.path, "engine/conmon") || within(file.path, "engine/ociruntime") {
+			continue
+		}
+		for _, name := range file.uses("exec.Command", "exec.CommandContext", "os.StartProcess", "syscall.ForkExec", "syscall.Exec", "unix.Exec") {
+			t.Errorf("%s uses %s, but programs are started by engine/conmon and engine/ociruntime only: "+
+				"what peapod runs must be found in one place", file.path, name)
 		}
 	}
 }
 
 func TestPurePackagesDoNotReadTheClock(t *testing.T) {
-	for _, dir := range []string{"agent/plan", "agent/status", "scheduler/filter", "scheduler/score"} {
+	for _, dir := range []string{"agent/plan", "agent/status", "agent/admit", "agent/hosts", "scheduler/filter", "scheduler/score"} {
 		for file := range sourceFiles(t, dir) {
-			ast.Inspect(file.syntax, func(n ast.Node) bool {
-				call, ok := n.(*ast.SelectorExpr)
-				if !ok {
-					return true
-				}
-				if pkg, ok := call.X.(*ast.Ident); ok && pkg.Name == "time" {
-					switch call.Sel.Name {
-					case "Now", "Since", "Until", "Sleep", "After", "AfterFunc", "NewTimer", "NewTicker", "Tick":
-						t.Errorf("%s uses time.%s, but a pure package is given the time", file.path, call.Sel.Name)
-					}
-				}
-				return true
-			})
+			for _, name := range file.uses("time.Now", "time.Since", "time.Until", "time.Sleep", "time.After", "time.AfterFunc",
+				"time.NewTimer", "time.NewTicker", "time.Tick") {
+				t.Errorf("%s uses %s, but a pure package is given the time", file.path, name)
+			}
 		}
 	}
 }
@@ -150,6 +151,20 @@ type source struct {
 	path    string   // relative to internal/, with slashes
 	imports []string // this module's as internal/…
 	syntax  *ast.File
+}
+
+// uses returns those of the qualified names that the file mentions.
+func (s source) uses(names ...string) []string {
+	var found []string
+	ast.Inspect(s.syntax, func(n ast.Node) bool {
+		if selector, ok := n.(*ast.SelectorExpr); ok {
+			if pkg, ok := selector.X.(*ast.Ident); ok && slices.Contains(names, pkg.Name+"."+selector.Sel.Name) {
+				found = append(found, pkg.Name+"."+selector.Sel.Name)
+			}
+		}
+		return true
+	})
+	return found
 }
 
 // sourceFiles yields the Go files under dir that are part of the program: no tests, and nothing made for tests.

@@ -2,8 +2,7 @@ package cli
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
+	"os/exec"
 	"runtime"
 	"text/tabwriter"
 
@@ -32,11 +31,9 @@ func newVersionCommand() *cobra.Command {
 
 // findProgram tells where PATH has the program, for people to read. What the engine really uses is the engine's choice.
 func findProgram(name string) string {
-	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
-		path := filepath.Join(dir, name)
-		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o111 != 0 {
-			return path
-		}
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return "not found"
 	}
-	return "not found"
+	return path
 }
