@@ -56,7 +56,7 @@ func New(binary, dir string, number int) (*Instance, error) {
 		Dir:    dir,
 		Env:    []string{"CONTAINERS_STORAGE_CONF=" + storage},
 		Listen: fmt.Sprintf("127.0.0.1:%d", port),
-		CIDR:   fmt.Sprintf("10.%d.0.0/16", 200+number),
+		CIDR:   fmt.Sprintf("10.%d.%d.0/24", 200+number, port%256),
 	}, nil
 }
 
