@@ -6,6 +6,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -186,7 +188,23 @@ func (i *Instance) Down(ctx context.Context) error {
 	if downErr != nil {
 		downErr = fmt.Errorf("cannot take peapod down: %w: %s", downErr, out)
 	}
-	return errors.Join(err, downErr)
+	return errors.Join(err, downErr, i.left())
+}
+
+// left is an error that names what is still on the machine of the instance: links, rules, control groups (whose names
+// have the hash of the data folder) and mounts (which are below Dir).
+func (i *Instance) left() error {
+	sum := sha256.Sum256([]byte(i.DataDir()))
+	id := hex.EncodeToString(sum[:4])
+	script := `ip -o link | grep -o "pea-$1"
+		nft list tables | grep "pea-$1"
+		find /sys/fs/cgroup -type d -name "peapod-$1"
+		awk '{ print $5 }' /proc/self/mountinfo | grep "^$2/"`
+	out, _ := exec.Command("sh", "-c", script, "sh", id, i.Dir).Output() // grep fails when nothing is left
+	if len(out) > 0 {
+		return fmt.Errorf("peapod down has left on the machine:\n%s", out)
+	}
+	return nil
 }
 
 func freePort() (int, error) {
