@@ -1,9 +1,12 @@
 package engine_test
 
 import (
+	"archive/tar"
+	"bytes"
 	"context"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -11,14 +14,12 @@ import (
 	"strings"
 	"testing"
 
-	"archive/tar"
-	"bytes"
-
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"go.podman.io/storage/pkg/reexec"
+	"golang.org/x/sys/unix"
 
 	"peapod.dev/peapod/internal/engine"
 	"peapod.dev/peapod/internal/engine/enginetest"
@@ -62,23 +63,26 @@ func newSetup(t testing.TB) *setup {
 	}
 	id := filepath.Base(run)[len("peapod-test-"):]
 	s := &setup{config: engine.Config{
-		Root: filepath.Join(dir, "engine"), RunRoot: filepath.Join(run, "engine"), PodCIDR: netip.MustParsePrefix("10.199.7.0/24"),
+		Root: filepath.Join(dir, "engine"), RunRoot: filepath.Join(run, "engine"), PodCIDR: podCIDR(),
 		Bridge: "pt" + id[:min(len(id), 10)], CgroupParent: "/peapod-test-" + id, Runtime: os.Getenv("PEAPOD_TEST_RUNTIME"),
 		Images: images, Log: log,
 	}}
-	s.open(t)
 	t.Cleanup(func() {
-		if err := s.engine.Destroy(context.Background()); err != nil {
-			t.Error("Destroy:", err)
-		}
-		if err := s.engine.Close(); err != nil {
-			t.Error("Close:", err)
+		if s.engine != nil {
+			if err := s.engine.Destroy(context.Background()); err != nil {
+				t.Error("Destroy:", err)
+			}
+			if err := s.engine.Close(); err != nil {
+				t.Error("Close:", err)
+			}
 		}
 		if err := images.Close(); err != nil {
 			t.Error(err)
 		}
-		exec.Command("umount", filepath.Join(dir, "storage", "overlay")).Run()
+		// The storage's own bind mount of its folder; Close unmounts it where no other process did meanwhile.
+		unix.Unmount(filepath.Join(dir, "storage", "overlay"), unix.MNT_DETACH)
 	})
+	s.open(t)
 	return s
 }
 
@@ -90,13 +94,9 @@ func (s *setup) open(t testing.TB) {
 	}
 }
 
-// reopen ends the engine, as a restart of the daemon does, and opens another.
-func (s *setup) reopen(t testing.TB) {
-	t.Helper()
-	if err := s.engine.Close(); err != nil {
-		t.Fatal(err)
-	}
-	s.open(t)
+// podCIDR is a range that hardly anything else on the machine has: tests of several packages run at once.
+func podCIDR() netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(128 + rand.IntN(127)), byte(rand.IntN(256)), 0}), 24)
 }
 
 func (s *setup) suite() enginetest.Suite { return enginetest.Suite{Engine: s.engine, Image: busybox} }
