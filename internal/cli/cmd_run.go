@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
 	"net/netip"
 	"os"
 	"time"
@@ -42,12 +40,12 @@ is none, one is brought up for as long as this command runs.`,
 			if kubeconfig := adminKubeconfig(dataDir); answers(cmd.Context(), kubeconfig) {
 				err = use(cmd.Context(), kubeconfig)
 			} else {
-				log := slog.New(slog.NewTextHandler(io.Discard, nil))
+				log := quietLogger()
 				if verbose {
 					log = newLogger(true)
 				}
 				err = daemon.Temporary(cmd.Context(), daemon.Config{
-					Listen: "127.0.0.1:0", KubeletListen: "127.0.0.1:0", PodCIDR: prefix, Log: log,
+					Listen: "127.0.0.1:0", KubeletListen: "0.0.0.0:0", PodCIDR: prefix, Log: log,
 				}, func(ctx context.Context, up daemon.Up) error { return use(ctx, up.Kubeconfig) })
 				if errors.Is(err, context.Canceled) {
 					err = nil

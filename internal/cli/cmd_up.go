@@ -2,14 +2,10 @@ package cli
 
 import (
 	"fmt"
-	"log/slog"
 	"net/netip"
-	"os"
 	"time"
 
-	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
-	"k8s.io/klog/v2"
 
 	"peapod.dev/peapod/internal/daemon"
 )
@@ -60,16 +56,4 @@ Ctrl-C ends peapod and leaves the Pods running; the next up takes them over.
 	f.DurationVar(&cfg.LeaseDuration, "node-lease-duration", 40*time.Second, "how long the node's lease holds")
 	f.BoolVarP(&verbose, "verbose", "v", false, "log more")
 	return cmd
-}
-
-// newLogger logs to standard error. Upstream's own loggers are joined to it, warnings and errors alone: what
-// they say at the level of information is of how, not of what.
-func newLogger(verbose bool) *slog.Logger {
-	level, theirs := slog.LevelInfo, slog.LevelWarn
-	if verbose {
-		level, theirs = slog.LevelDebug, slog.LevelInfo
-	}
-	klog.SetSlogLogger(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: theirs})))
-	logrus.SetLevel(logrus.WarnLevel)
-	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 }
