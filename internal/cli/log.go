@@ -52,8 +52,10 @@ func (h partings) Handle(ctx context.Context, r slog.Record) error {
 	return h.Handler.Handle(ctx, r)
 }
 
-func (h partings) WithAttrs(attrs []slog.Attr) slog.Handler { return partings{h.Handler.WithAttrs(attrs)} }
-func (h partings) WithGroup(name string) slog.Handler       { return partings{h.Handler.WithGroup(name)} }
+func (h partings) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return partings{h.Handler.WithAttrs(attrs)}
+}
+func (h partings) WithGroup(name string) slog.Handler { return partings{h.Handler.WithGroup(name)} }
 
 func isParting(s string) bool {
 	for _, g := range goneClient {
