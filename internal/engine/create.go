@@ -8,7 +8,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -64,7 +63,7 @@ func (e *Engine) createContainer(ctx context.Context, s *sandbox.Sandbox, id str
 		Handler: s.Handler, LogPath: logPath(s.Config, config), Cgroup: path.Join(s.CgroupParent, id),
 		StopSignal: stopSignalName(config, img), CreatedAt: time.Now().UnixNano(),
 	}
-	if err := container.CheckSignal(r.StopSignal); err != nil {
+	if _, err := container.Signal(r.StopSignal); err != nil {
 		return err
 	}
 	defer func() {
@@ -253,11 +252,4 @@ func stopSignalName(c *runtimeapi.ContainerConfig, img *image.Image) string {
 		return img.Config.StopSignal
 	}
 	return "SIGTERM"
-}
-
-// stopSignal is CRI's value for a signal name of an image.
-func stopSignal(name string) runtimeapi.Signal {
-	name = "SIG" + strings.TrimPrefix(strings.ToUpper(name), "SIG")
-	name = strings.NewReplacer("+", "PLUS", "-", "MINUS").Replace(name)
-	return runtimeapi.Signal(runtimeapi.Signal_value[name])
 }

@@ -72,6 +72,7 @@ func containerStatus(c *container.Container) *runtimeapi.ContainerStatus {
 	if resources == nil {
 		resources = c.Config.GetLinux().GetResources()
 	}
+	stopSignal, _ := container.Signal(c.StopSignal) // was checked at creation
 	return &runtimeapi.ContainerStatus{
 		Id: c.ID, Metadata: c.Config.GetMetadata(), State: s.State,
 		CreatedAt: c.CreatedAt, StartedAt: s.StartedAt, FinishedAt: s.FinishedAt,
@@ -79,7 +80,7 @@ func containerStatus(c *container.Container) *runtimeapi.ContainerStatus {
 		Image: c.Config.GetImage(), ImageRef: c.ImageRef, ImageId: c.ImageID,
 		Labels: c.Config.GetLabels(), Annotations: c.Config.GetAnnotations(), Mounts: c.Config.GetMounts(), LogPath: c.LogPath,
 		Resources: &runtimeapi.ContainerResources{Linux: resources}, User: &runtimeapi.ContainerUser{Linux: c.User},
-		StopSignal: stopSignal(c.StopSignal),
+		StopSignal: stopSignal,
 	}
 }
 

@@ -96,10 +96,13 @@ func (c *Container) signal(s unix.Signal) error {
 // Limits of the real-time signals that programs may use, as glibc and musl have them: SIGRTMIN and SIGRTMAX.
 const rtMin, rtMax = 34, 64
 
+// criPrefix begins the names of CRI's signals.
+const criPrefix = "SIGNAL_"
+
 // parseSignal understands the forms of an image's STOPSIGNAL and of CRI's Signal: SIGTERM, TERM, 15, SIGRTMIN+3,
-// SIGRTMINPLUS3, SIGRTMAX-2, SIGRTMAXMINUS2. Empty is SIGTERM.
+// SIGNAL_SIGRTMINPLUS3, SIGRTMAX-2, SIGNAL_SIGRTMAXMINUS2. Empty is SIGTERM.
 func parseSignal(name string) (unix.Signal, error) {
-	if name == "" || name == "SIGNAL_RUNTIME_DEFAULT" {
+	if name == "" {
 		return unix.SIGTERM, nil
 	}
 	if n, err := strconv.Atoi(name); err == nil {
@@ -108,7 +111,7 @@ func parseSignal(name string) (unix.Signal, error) {
 		}
 		return unix.Signal(n), nil
 	}
-	text := strings.TrimPrefix(strings.ToUpper(name), "SIG")
+	text := strings.TrimPrefix(strings.TrimPrefix(strings.ToUpper(name), criPrefix), "SIG")
 	text = strings.NewReplacer("PLUS", "+", "MINUS", "-").Replace(text)
 	for prefix, base := range map[string]int{"RTMIN": rtMin, "RTMAX": rtMax} {
 		rest, ok := strings.CutPrefix(text, prefix)
@@ -127,16 +130,34 @@ func parseSignal(name string) (unix.Signal, error) {
 		}
 		return 0, fmt.Errorf("invalid signal %q", name)
 	}
+	switch text { // second names, which the kernel's list has not
+	case "IOT":
+		text = "ABRT"
+	case "POLL":
+		text = "IO"
+	case "CLD":
+		text = "CHLD"
+	}
 	if s := unix.SignalNum("SIG" + text); s != 0 {
 		return s, nil
 	}
 	return 0, fmt.Errorf("invalid signal %q", name)
 }
 
-// CheckSignal tells whether name is a signal that a container can be stopped with.
-func CheckSignal(name string) error {
-	_, err := parseSignal(name)
-	return err
+// Signal is the CRI value for a name that an image or a CRI message uses.
+func Signal(name string) (runtimeapi.Signal, error) {
+	s, err := parseSignal(name)
+	if err != nil {
+		return 0, err
+	}
+	number := func(name string) unix.Signal { n, _ := parseSignal(name); return n }
+	for value, known := range runtimeapi.Signal_name {
+		// Of two names for one number the one that the kernel's list has: SIGCHLD, not SIGCLD.
+		if value != 0 && number(known) == s && (s >= rtMin || criPrefix+unix.SignalName(s) == known) {
+			return runtimeapi.Signal(value), nil
+		}
+	}
+	return 0, fmt.Errorf("invalid signal %q", name)
 }
 
 // Retire makes sure that the container does not run and never will: it is the first step of a removal.

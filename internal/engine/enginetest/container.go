@@ -98,6 +98,23 @@ func testStopGrace(t *testing.T, s Suite) {
 	}
 }
 
+func testStopSignal(t *testing.T, s Suite) {
+	p := s.NewPod(t)
+	for signal, name := range map[runtimeapi.Signal]string{
+		runtimeapi.Signal_SIGNAL_SIGUSR1: "USR1", runtimeapi.Signal_SIGNAL_SIGRTMINPLUS3: "37",
+	} {
+		c := p.Run("trap 'exit 42' "+name+"; echo ready; while :; do sleep 0.02; done", func(c *runtimeapi.ContainerConfig) { c.StopSignal = signal })
+		Eventually(t, func() bool { return len(c.Log()) > 0 }, "no output")
+		c.Stop(20)
+		if st := c.Status(); st.ExitCode != 42 || st.StopSignal != signal {
+			t.Errorf("%v: %v", signal, st)
+		}
+	}
+	if st := p.Create("true").Status(); st.StopSignal != runtimeapi.Signal_SIGNAL_SIGTERM {
+		t.Errorf("by default %v", st.StopSignal)
+	}
+}
+
 func testStopShortened(t *testing.T, s Suite) {
 	c := s.NewPod(t).Run("trap '' TERM; echo ready; while :; do sleep 0.1; done")
 	Eventually(t, func() bool { return len(c.Log()) > 0 }, "no output")

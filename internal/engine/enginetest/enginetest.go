@@ -37,7 +37,7 @@ func (s Suite) Run(t *testing.T) {
 		"Status": testStatus, "SandboxLife": testSandboxLife, "SandboxFiles": testSandboxFiles, "Sysctls": testSysctls,
 		"SharedPID": testSharedPID, "HostNamespaces": testHostNamespaces,
 		"ContainerLife": testContainerLife, "ExitCodes": testExitCodes, "StartError": testStartError,
-		"StopGrace": testStopGrace, "StopShortened": testStopShortened, "Log": testLog, "ExecSync": testExecSync,
+		"StopGrace": testStopGrace, "StopShortened": testStopShortened, "StopSignal": testStopSignal, "Log": testLog, "ExecSync": testExecSync,
 		"ExecTimeout": testExecTimeout, "OOM": testOOM, "Resources": testResources, "Events": testEvents,
 		"Idempotent": testIdempotent, "Mounts": testMounts, "Stats": testStats, "Filters": testFilters,
 	} {
