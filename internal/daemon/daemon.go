@@ -76,6 +76,11 @@ func Run(ctx context.Context, cfg Config, ready func(Up)) (err error) {
 		defer func() { err = errors.Join(err, eng.Close()) }()
 	}
 	if err != nil {
+		if server != nil { // what it has opened, its Run closes
+			stopped, stop := context.WithCancel(context.Background())
+			stop()
+			err = errors.Join(err, server.Run(stopped))
+		}
 		return err
 	}
 

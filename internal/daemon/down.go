@@ -31,6 +31,27 @@ func engineConfig(dataDir, runDir, runtime string, cfg Config) engine.Config {
 	}
 }
 
+// ServeEngine serves the container engine alone, as a CRI runtime on a socket, until ctx ends. Its containers
+// are left running; Down ends them.
+func ServeEngine(ctx context.Context, cfg Config, socket string) (err error) {
+	if err := cfg.complete(); err != nil {
+		return err
+	}
+	unlock, err := datastore.Lock(cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := cfg.remember(); err != nil {
+		return err
+	}
+	eng, err := engine.New(ctx, engineConfig(cfg.DataDir, cfg.RunDir, cfg.Runtime, cfg))
+	if err != nil {
+		return err
+	}
+	return errors.Join(eng.Serve(ctx, socket), eng.Close())
+}
+
 // Down ends the daemon of a data folder if it runs, ends the Pods (their processes get their grace period),
 // and removes every mount, namespace, control group, link and rule that was made for them. Images and the
 // API's data stay. It is idempotent; a folder that no daemon has used is an error.
@@ -56,8 +77,7 @@ func Down(ctx context.Context, dataDir string, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	defer eng.Close()
-	return errors.Join(stopAll(ctx, eng), eng.Destroy(ctx), removeVolumes(ctx, dataDir, log), os.RemoveAll(instance.RunDir))
+	return errors.Join(stopAll(ctx, eng), eng.Destroy(ctx), removeVolumes(ctx, dataDir, log), eng.Close(), os.RemoveAll(instance.RunDir))
 }
 
 // stopAll ends all containers at once, each with its Pod's grace period.

@@ -11,6 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Lock takes the data folder for this process until unlock is called; the error is an *InUseError when another has it.
+func Lock(dir string) (unlock func(), err error) {
+	held, err := lockDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	return func() { _ = held.release() }, nil
+}
+
 // Evict asks the process that uses the data folder, if there is one, to end (SIGTERM), waits until it has,
 // and locks the folder until unlock is called.
 func Evict(ctx context.Context, dir string) (unlock func(), err error) {
