@@ -79,8 +79,7 @@ func (c *Conmon) Create(ctx context.Context, config Config) (*Monitor, error) {
 	cmd.ExtraFiles = []*os.File{write}
 	said := &strings.Builder{}
 	cmd.Stderr = said
-	c.l.ExpectMigration()
-	err = c.l.Start(cmd)
+	err = c.l.StartMonitor(cmd)
 	write.Close()
 	if err != nil {
 		return nil, fmt.Errorf("cannot run %s: %w", c.path, err)

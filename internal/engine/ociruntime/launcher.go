@@ -25,15 +25,16 @@ const unifiedTree = "/sys/fs/cgroup/unified"
 //
 //   - The control group. The thread (on cgroup v1) and its children (v2, by clone3) are in the engine's group for
 //     monitors, not in the daemon's. So ending the daemon's service, which kills its group, leaves containers running.
-//   - With HideUnified, a private mount namespace without the unified tree: crun refuses to work on a hybrid machine
-//     that has a controller there, though it works on the version 1 hierarchies alone. Each fork gets a new copy of the
-//     host's mounts, because on a machine whose root mount is private a longer-lived one would not see later mounts.
-//     A copy ends with its monitor, and the kernel detaches a mount in every copy when the host removes its mount point.
+//   - For monitors, with HideUnified, a private mount namespace without the unified tree: crun refuses to create
+//     containers on a hybrid machine that has a controller there, though it works on the version 1 hierarchies alone.
+//     Each monitor gets a new copy of the host's mounts, because on a machine whose root mount is private a longer-lived
+//     one would not see later mounts. A copy ends with its monitor, and the kernel detaches a mount in every copy when
+//     the host removes its mount point.
 type Launcher struct {
 	config LauncherConfig
 	log    *slog.Logger
 	cgroup *os.File // the group on the version 2 tree; nil: there is none
-	work   chan func()
+	work   chan work
 	done   chan struct{}
 	close  sync.Once
 
@@ -56,7 +57,7 @@ func UnifiedHasController() bool {
 
 // NewLauncher starts the thread. The caller must Close it.
 func NewLauncher(c LauncherConfig) (*Launcher, error) {
-	l := &Launcher{config: c, log: c.Log, work: make(chan func()), done: make(chan struct{}), migration: ownGroup()}
+	l := &Launcher{config: c, log: c.Log, work: make(chan work), done: make(chan struct{}), migration: ownGroup()}
 	if c.Cgroup != "" {
 		l.cgroup = openUnified(c.Cgroup)
 	}
@@ -84,8 +85,22 @@ func openUnified(path string) *os.File {
 	return nil
 }
 
+// work is a fork that the thread is asked for.
+type work struct {
+	start   func()
+	monitor bool
+}
+
 // Start is cmd.Start on the launcher's thread.
-func (l *Launcher) Start(cmd *exec.Cmd) error {
+func (l *Launcher) Start(cmd *exec.Cmd) error { return l.start(cmd, false) }
+
+// StartMonitor is Start for a program that has an OCI runtime create a container.
+func (l *Launcher) StartMonitor(cmd *exec.Cmd) error {
+	l.ExpectMigration()
+	return l.start(cmd, true)
+}
+
+func (l *Launcher) start(cmd *exec.Cmd, monitor bool) error {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
@@ -94,7 +109,7 @@ func (l *Launcher) Start(cmd *exec.Cmd) error {
 	}
 	result := make(chan error, 1)
 	select {
-	case l.work <- func() { result <- cmd.Start() }:
+	case l.work <- work{func() { result <- cmd.Start() }, monitor}:
 		return <-result
 	case <-l.done:
 		return errors.New("the launcher is closed")
@@ -149,12 +164,16 @@ func (l *Launcher) run(ready chan<- error) {
 		return
 	}
 	defer t.close()
-	for start := range l.work {
-		if err := t.fresh(); err != nil {
+	for w := range l.work {
+		if !w.monitor || t.hostMounts == nil {
+			w.start()
+			continue
+		}
+		if err := t.hideUnified(); err != nil {
 			l.log.Error("cannot prepare a mount namespace", "error", err)
 		}
-		start()
-		if err := t.leave(); err != nil {
+		w.start()
+		if err := unix.Setns(int(t.hostMounts.Fd()), unix.CLONE_NEWNS); err != nil {
 			l.log.Error("cannot return to the host's mount namespace", "error", err)
 		}
 	}
@@ -192,10 +211,8 @@ func (l *Launcher) enterCgroup(t *thread) {
 	}
 }
 
-func (t *thread) fresh() error {
-	if t.hostMounts == nil {
-		return nil
-	}
+// hideUnified moves the thread into a new copy of the host's mounts, without the unified tree.
+func (t *thread) hideUnified() error {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return err
 	}
@@ -204,13 +221,6 @@ func (t *thread) fresh() error {
 		return err
 	}
 	return unix.Unmount(unifiedTree, unix.MNT_DETACH)
-}
-
-func (t *thread) leave() error {
-	if t.hostMounts == nil {
-		return nil
-	}
-	return unix.Setns(int(t.hostMounts.Fd()), unix.CLONE_NEWNS)
 }
 
 func (t *thread) close() {
