@@ -11,7 +11,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/kubernetes"
@@ -41,7 +40,6 @@ func Run(ctx context.Context, cfg Config, ready func(Up)) (err error) {
 	if err := cfg.complete(); err != nil {
 		return err
 	}
-	debug.SetGCPercent(50) // a small heap matters more here than the collector's few milliseconds
 	store, err := datastore.Start(ctx, datastore.Config{
 		Dir: cfg.DataDir, RunDir: cfg.RunDir, Servers: cfg.EtcdServers,
 		CertFile: cfg.EtcdCert, KeyFile: cfg.EtcdKey, CAFile: cfg.EtcdCA, Log: cfg.Log,

@@ -150,10 +150,11 @@ func Signal(name string) (runtimeapi.Signal, error) {
 	if err != nil {
 		return 0, err
 	}
-	number := func(name string) unix.Signal { n, _ := parseSignal(name); return n }
-	for value, known := range runtimeapi.Signal_name {
-		// Of two names for one number the one that the kernel's list has: SIGCHLD, not SIGCLD.
-		if value != 0 && number(known) == s && (s >= rtMin || criPrefix+unix.SignalName(s) == known) {
+	if value, ok := runtimeapi.Signal_value[criPrefix+unix.SignalName(s)]; ok {
+		return runtimeapi.Signal(value), nil
+	}
+	for value, known := range runtimeapi.Signal_name { // real-time signals have no one name
+		if n, err := parseSignal(known); err == nil && n == s {
 			return runtimeapi.Signal(value), nil
 		}
 	}
