@@ -26,7 +26,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
-	typedv1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -151,7 +150,7 @@ func (a *Agent) Ready() <-chan struct{} { return a.ready }
 // Run registers the node and runs its Pods until ctx ends. Containers are left running.
 func (a *Agent) Run(ctx context.Context) error {
 	defer a.volumes.Close()
-	a.broadcast.StartRecordingToSink(&typedv1.EventSinkImpl{Interface: a.cfg.Client.CoreV1().Events("")})
+	a.broadcast.StartRecordingToSink(newEventSink(a.cfg.Client))
 	defer a.broadcast.Shutdown()
 	g, ctx := errgroup.WithContext(ctx)
 	a.workers.ctx = ctx

@@ -65,14 +65,11 @@ func (s *specs) Sandbox(pod *v1.Pod, attempt uint32) (*runtimeapi.PodSandboxConf
 
 func (s *specs) Container(ctx context.Context, pod *v1.Pod, c *v1.Container, a worker.Attempt) (*runtimeapi.ContainerConfig, error) {
 	node := s.node()
-	image, err := s.a.cfg.Engine.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: a.ImageRef}})
-	if err != nil {
-		return nil, err
-	}
 	in := &containerconfig.Container{
-		Pod: pod, Container: c, Attempt: uint32(a.Number), Image: image.Image, PodIPs: a.PodIPs, TargetID: a.TargetID, ServiceEnv: s.serviceEnv(),
+		Pod: pod, Container: c, Attempt: uint32(a.Number), Image: a.Image, PodIPs: a.PodIPs, TargetID: a.TargetID, ServiceEnv: s.serviceEnv(),
 		Sources: volume.Sources{Volumes: s.a.volumes.Volumes, Pod: pod, Container: c.Name, Ready: s.a.volumes.of(pod.UID)},
 	}
+	var err error
 	if in.HostsPath, err = s.hostsFile(node, pod, a.PodIPs); err != nil {
 		return nil, err
 	}

@@ -40,6 +40,9 @@ func Run(ctx context.Context, cfg Config, ready func(Up)) (err error) {
 	if err := cfg.complete(); err != nil {
 		return err
 	}
+	if err := openRunDir(cfg.RunDir); err != nil {
+		return err
+	}
 	store, err := datastore.Start(ctx, datastore.Config{
 		Dir: cfg.DataDir, RunDir: cfg.RunDir, Servers: cfg.EtcdServers,
 		CertFile: cfg.EtcdCert, KeyFile: cfg.EtcdKey, CAFile: cfg.EtcdCA, Log: cfg.Log,

@@ -42,7 +42,7 @@ func ServeEngine(ctx context.Context, cfg Config, socket string) (err error) {
 		return err
 	}
 	defer unlock()
-	if err := cfg.remember(); err != nil {
+	if err := errors.Join(openRunDir(cfg.RunDir), cfg.remember()); err != nil {
 		return err
 	}
 	eng, err := engine.New(ctx, engineConfig(cfg.DataDir, cfg.RunDir, cfg.Runtime, cfg))
@@ -77,7 +77,7 @@ func Down(ctx context.Context, dataDir string, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(stopAll(ctx, eng), eng.Destroy(ctx), removeVolumes(ctx, dataDir, log), eng.Close(), os.RemoveAll(instance.RunDir))
+	return errors.Join(stopAll(ctx, eng), eng.Destroy(ctx), removeVolumes(ctx, dataDir, log), eng.Close(), removeRunDir(instance.RunDir))
 }
 
 // stopAll ends all containers at once, each with its Pod's grace period.

@@ -32,14 +32,14 @@ func (w *Worker) pull(ctx context.Context, pod *v1.Pod, name string) {
 	if spec == nil {
 		return
 	}
-	ref, reason, message := w.ensure(ctx, pod, spec)
+	found, reason, message := w.ensure(ctx, pod, spec)
 	if ctx.Err() != nil {
 		return
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if reason == "" {
-		w.memory.images[name] = plan.Image{Ref: ref}
+		w.memory.images[name], w.memory.present[name] = plan.Image{Ref: found.Id}, found
 		if plan.ImageFailure(w.memory.failures[name].Reason) {
 			delete(w.memory.failures, name)
 		}
@@ -68,31 +68,28 @@ func (w *Worker) backOffPull(pod *v1.Pod, a plan.BackOffPull) {
 	w.Poke()
 }
 
-// ensure returns the engine's name of the image, or the waiting reason and message.
-func (w *Worker) ensure(ctx context.Context, pod *v1.Pod, c *v1.Container) (ref, reason, message string) {
+// ensure returns the image as the engine has it, or the waiting reason and message.
+func (w *Worker) ensure(ctx context.Context, pod *v1.Pod, c *v1.Container) (found *runtimeapi.Image, reason, message string) {
 	named, err := reference.ParseDockerRef(c.Image)
 	if err != nil {
 		message = fmt.Sprintf("Failed to apply default image tag %q: couldn't parse image name %q: %v", c.Image, c.Image, err)
 		w.event(pod, c, v1.EventTypeWarning, "InspectFailed", "%s", message)
-		return "", invalidImageName, message
+		return nil, invalidImageName, message
 	}
 	image := &runtimeapi.ImageSpec{Image: named.String(), UserSpecifiedImage: c.Image}
-	present := ""
 	st, err := w.cfg.Engine.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: image})
 	if err != nil {
 		message = fmt.Sprintf("Failed to inspect image %q: %v", c.Image, grpcstatus.Convert(err).Message())
 		w.event(pod, c, v1.EventTypeWarning, "InspectFailed", "%s", message)
-		return "", imageInspectError, message
+		return nil, imageInspectError, message
 	}
-	if st.Image != nil {
-		present = st.Image.Id
-	}
+	present := st.Image // nil if there is none
 	switch {
-	case c.ImagePullPolicy == v1.PullNever && present == "":
+	case c.ImagePullPolicy == v1.PullNever && present == nil:
 		message = fmt.Sprintf("Container image %q is not present with pull policy of Never", c.Image)
 		w.event(pod, c, v1.EventTypeWarning, errImageNeverPull, "%s", message)
-		return "", errImageNeverPull, message
-	case present != "" && c.ImagePullPolicy != v1.PullAlways:
+		return nil, errImageNeverPull, message
+	case present != nil && c.ImagePullPolicy != v1.PullAlways:
 		w.event(pod, c, v1.EventTypeNormal, "Pulled", "Container image %q already present on machine and can be accessed by the pod", c.Image)
 		return present, "", ""
 	}
@@ -100,12 +97,12 @@ func (w *Worker) ensure(ctx context.Context, pod *v1.Pod, c *v1.Container) (ref,
 }
 
 // download pulls the image; present is the copy that this machine has, if any.
-func (w *Worker) download(ctx context.Context, pod *v1.Pod, c *v1.Container, image *runtimeapi.ImageSpec, present string) (ref, reason, message string) {
+func (w *Worker) download(ctx context.Context, pod *v1.Pod, c *v1.Container, image *runtimeapi.ImageSpec, present *runtimeapi.Image) (found *runtimeapi.Image, reason, message string) {
 	w.event(pod, c, v1.EventTypeNormal, "Pulling", "Pulling image %q", c.Image)
 	begin := time.Now()
 	auths, err := w.cfg.Credentials(ctx, pod, image.Image)
 	if err != nil {
-		return "", errImagePull, err.Error()
+		return nil, errImagePull, err.Error()
 	}
 	if len(auths) == 0 {
 		auths = []*runtimeapi.AuthConfig{nil}
@@ -114,18 +111,17 @@ func (w *Worker) download(ctx context.Context, pod *v1.Pod, c *v1.Container, ima
 	for _, auth := range auths {
 		r, err := w.cfg.Engine.PullImage(ctx, &runtimeapi.PullImageRequest{Image: image, Auth: auth})
 		if err == nil {
-			size := uint64(0)
-			if st, err := w.cfg.Engine.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: image}); err == nil && st.Image != nil {
-				size = st.Image.Size
-			}
+			found, err = w.pulled(ctx, r.ImageRef)
+		}
+		if err == nil {
 			took := time.Since(begin).Truncate(time.Millisecond)
-			w.event(pod, c, v1.EventTypeNormal, "Pulled", "Successfully pulled image %q in %v (%v including waiting). Image size: %v bytes.", c.Image, took, took, size)
-			return r.ImageRef, "", ""
+			w.event(pod, c, v1.EventTypeNormal, "Pulled", "Successfully pulled image %q in %v (%v including waiting). Image size: %v bytes.", c.Image, took, took, found.Size)
+			return found, "", ""
 		}
 		errs = append(errs, err)
 	}
 	err = errors.Join(errs...)
-	if present != "" && unreachable(errs[len(errs)-1]) {
+	if present != nil && unreachable(errs[len(errs)-1]) {
 		// No registry can be asked and the machine has this very image: it was put there on purpose
 		// (`peapod image load`), see docs/adr/0002-local-images.md.
 		w.event(pod, c, v1.EventTypeWarning, "Pulled", "Cannot reach the registry of image %q: using the copy on this machine", c.Image)
@@ -142,7 +138,19 @@ func (w *Worker) download(ctx context.Context, pod *v1.Pod, c *v1.Container, ima
 	if errors.Is(errs[len(errs)-1], crierrors.ErrRegistryUnavailable) || strings.HasPrefix(message, crierrors.ErrRegistryUnavailable.Error()) {
 		message = strings.TrimPrefix(message, crierrors.ErrRegistryUnavailable.Error()+": ")
 	}
-	return "", errImagePull, message
+	return nil, errImagePull, message
+}
+
+// pulled asks for an image that has just been pulled.
+func (w *Worker) pulled(ctx context.Context, ref string) (*runtimeapi.Image, error) {
+	st, err := w.cfg.Engine.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: ref}})
+	if err == nil && st.Image == nil {
+		err = fmt.Errorf("image %q was removed while it was pulled", ref)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return st.Image, nil
 }
 
 // unreachable tells whether a pull failed because no registry answered at all.

@@ -28,7 +28,7 @@ type reporter struct {
 
 // gather is how long the first status of a starting Pod waits for better: a Pod that runs within it
 // costs one write instead of two.
-const gather = 400 * time.Millisecond
+const gather = time.Second
 
 // publish makes s the Pod's status and, once everything is reclaimed, removes a deleted Pod's API object.
 // It returns when to call again though nothing changes, zero for never.

@@ -22,8 +22,9 @@ func (w *Worker) start(ctx context.Context, pod *v1.Pod, a plan.StartContainer) 
 		return
 	}
 	w.mu.Lock()
-	seen, ref := w.memory.lastSeen, w.memory.images[a.Name].Ref
+	seen, image := w.memory.lastSeen, w.memory.present[a.Name]
 	delete(w.memory.images, a.Name) // the next attempt asks again
+	delete(w.memory.present, a.Name)
 	w.mu.Unlock()
 	now := time.Now()
 	if latest := seen.Latest(a.Name); latest != nil && latest.State == plan.Exited {
@@ -39,7 +40,7 @@ func (w *Worker) start(ctx context.Context, pod *v1.Pod, a plan.StartContainer) 
 	id := a.Resume
 	if id == "" {
 		var ok bool
-		if id, ok = w.create(ctx, pod, spec, seen, a, ref); !ok {
+		if id, ok = w.create(ctx, pod, spec, seen, a, image); !ok {
 			return
 		}
 	}
@@ -55,12 +56,12 @@ func (w *Worker) start(ctx context.Context, pod *v1.Pod, a plan.StartContainer) 
 }
 
 // create makes the container; ok is false when it could not, which is then recorded.
-func (w *Worker) create(ctx context.Context, pod *v1.Pod, spec *v1.Container, seen *plan.Observed, a plan.StartContainer, ref string) (id string, ok bool) {
+func (w *Worker) create(ctx context.Context, pod *v1.Pod, spec *v1.Container, seen *plan.Observed, a plan.StartContainer, image *runtimeapi.Image) (id string, ok bool) {
 	sandbox := seen.ReadySandbox()
 	if sandbox == nil {
 		return "", false
 	}
-	attempt := Attempt{Number: a.Attempt, PodIPs: sandbox.IPs, ImageRef: ref}
+	attempt := Attempt{Number: a.Attempt, PodIPs: sandbox.IPs, Image: image}
 	if pod.Spec.HostNetwork {
 		attempt.PodIPs = w.cfg.HostIPs()
 	}

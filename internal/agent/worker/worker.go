@@ -70,9 +70,9 @@ type Specs interface {
 
 // Attempt is what distinguishes one attempt of a container.
 type Attempt struct {
-	Number   int
-	PodIPs   []string
-	ImageRef string
+	Number int
+	PodIPs []string
+	Image  *runtimeapi.Image
 	// TargetID is the container whose PID namespace an ephemeral container joins, empty for none.
 	TargetID string
 }
@@ -110,6 +110,7 @@ type Worker struct {
 // memory is what cannot be observed again.
 type memory struct {
 	images   map[string]plan.Image
+	present  map[string]*runtimeapi.Image // by container name, where images has a Ref
 	failures map[string]plan.Failure
 	backoff  map[string]plan.Backoff
 	renew    map[string]bool
@@ -133,7 +134,7 @@ func New(cfg Config, pod *v1.Pod) *Worker {
 		log:  cfg.Log.With("pod", pod.Namespace+"/"+pod.Name, "uid", pod.UID),
 		mail: make(chan struct{}, 1), ops: map[string]*operation{},
 		memory: memory{
-			images: map[string]plan.Image{}, failures: map[string]plan.Failure{}, backoff: map[string]plan.Backoff{},
+			images: map[string]plan.Image{}, present: map[string]*runtimeapi.Image{}, failures: map[string]plan.Failure{}, backoff: map[string]plan.Backoff{},
 			renew: map[string]bool{}, held: map[string]time.Time{}, hooked: map[string]bool{}, messages: map[string]string{},
 		},
 	}
