@@ -78,6 +78,9 @@ func (ws *workers) start(pod *v1.Pod, prepare func(*worker.Worker)) {
 func (ws *workers) update(pod *v1.Pod) {
 	if w := ws.get(pod.UID); w != nil {
 		w.Update(pod)
+		if podutil.IsPodPhaseTerminal(pod.Status.Phase) {
+			ws.pokeDeferred()
+		}
 		return
 	}
 	ws.agent.volumes.Prefetch(pod)
@@ -94,6 +97,16 @@ func (ws *workers) update(pod *v1.Pod) {
 func (ws *workers) delete(pod *v1.Pod) {
 	if w := ws.get(pod.UID); w != nil {
 		w.Delete()
+		ws.pokeDeferred()
+	}
+}
+
+// pokeDeferred lets Pods look again whose resize waits for room, now that another Pod has made some.
+func (ws *workers) pokeDeferred() {
+	for _, w := range ws.all() {
+		if seen := w.Seen(); seen != nil && seen.ResizePending != nil {
+			w.Poke()
+		}
 	}
 }
 
@@ -106,16 +119,37 @@ func (a *Agent) refuse(pod *v1.Pod) *plan.End {
 	if err != nil {
 		return nil // not registered yet: the scheduler has decided
 	}
+	if ok, reason, message := admit.Admit(node, a.others(pod), pod, a.machine.admission); !ok {
+		return &plan.End{Reason: reason, Message: message}
+	}
+	return nil
+}
+
+// fits asks whether the node can grant a resized Pod what it asks for: never (Infeasible), or not beside the
+// Pods that are here (Deferred: tried again when one of them ends).
+func (a *Agent) fits(pod *v1.Pod) *plan.Failure {
+	node, err := a.getNode()
+	if err != nil {
+		return nil
+	}
+	if shortage := admit.Shortage(node, nil, pod); shortage != "" {
+		return &plan.Failure{Reason: v1.PodReasonInfeasible, Message: shortage}
+	}
+	if shortage := admit.Shortage(node, a.others(pod), pod); shortage != "" {
+		return &plan.Failure{Reason: v1.PodReasonDeferred, Message: shortage}
+	}
+	return nil
+}
+
+// others are the Pods of this node, but for pod, that have not ended.
+func (a *Agent) others(pod *v1.Pod) []*v1.Pod {
 	var others []*v1.Pod
 	for _, w := range a.workers.all() {
 		if p := w.Pod(); p.UID != pod.UID && !podutil.IsPodPhaseTerminal(p.Status.Phase) {
 			others = append(others, p)
 		}
 	}
-	if ok, reason, message := admit.Admit(node, others, pod, a.machine.admission); !ok {
-		return &plan.End{Reason: reason, Message: message}
-	}
-	return nil
+	return others
 }
 
 // watchPods brings this node's Pods to their Workers until ctx ends, and gives Workers to what the engine

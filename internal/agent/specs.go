@@ -89,6 +89,12 @@ func (s *specs) Container(ctx context.Context, pod *v1.Pod, c *v1.Container, a w
 	return config, nil
 }
 
+func (s *specs) Resources(pod *v1.Pod, c *v1.Container) (container, sandbox *runtimeapi.LinuxContainerResources) {
+	node := s.node()
+	sandbox, _ = node.SandboxResources(pod)
+	return node.ContainerResources(pod, c), sandbox
+}
+
 // serviceEnv are the variables by which a client in a Pod finds the API ("Accessing the API from a Pod").
 func (s *specs) serviceEnv() map[string]string {
 	host, port, err := net.SplitHostPort(s.a.cfg.APIServer)

@@ -43,6 +43,14 @@ func resources(node *v1.Node, others []*v1.Pod, pod *v1.Pod) *refusal {
 	return nil
 }
 
+// Shortage tells what a Pod's requests lack on the node beside the others, empty if they fit.
+func Shortage(node *v1.Node, others []*v1.Pod, pod *v1.Pod) string {
+	if r := resources(node, others, pod); r != nil {
+		return r.message
+	}
+	return ""
+}
+
 func shortage(name v1.ResourceName, requested, used, capacity int64) *refusal {
 	return &refusal{ReasonOutOf + string(name), fmt.Sprintf(
 		"Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d", name, requested, used, capacity)}

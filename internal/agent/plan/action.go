@@ -53,6 +53,8 @@ type (
 		// Hold keeps the stop signal back (not the preStop hook) until a later plan lets go: sidecars end last.
 		Hold bool
 	}
+	// ResizeContainer gives a running container the limits of the spec, and its Pod too.
+	ResizeContainer struct{ ID, Name string }
 	// RemoveContainer removes an ended attempt that nobody needs any more.
 	RemoveContainer struct{ ID, Name string }
 	// BackOffPull tells that the next pull waits (event BackOff, waiting reason ImagePullBackOff).
@@ -87,6 +89,7 @@ const (
 	Lost      Cause = "sandbox lost"
 	PostStart Cause = "postStart hook"
 	Changed   Cause = "definition changed"
+	Resized   Cause = "resize"
 )
 
 func startKey(name string) string { return "start " + name }
@@ -100,6 +103,7 @@ func (a PullImage) Key() string       { return "pull image for " + a.Container }
 func (a StartContainer) Key() string  { return startKey(a.Name) }
 func (a FinishStart) Key() string     { return startKey(a.Name) }
 func (a KillContainer) Key() string   { return "kill " + a.ID }
+func (a ResizeContainer) Key() string { return "resize " + a.ID }
 func (a RemoveContainer) Key() string { return "remove " + a.ID }
 func (a BackOff) Key() string         { return "back off " + a.Name }
 func (a BackOffPull) Key() string     { return "back off pull for " + a.Container }
@@ -125,6 +129,7 @@ func (a KillContainer) String() string {
 	}
 	return s
 }
+func (a ResizeContainer) String() string { return fmt.Sprintf("resize %s %s", a.Name, a.ID) }
 func (a RemoveContainer) String() string { return fmt.Sprintf("remove container %s %s", a.Name, a.ID) }
 func (a BackOffPull) String() string     { return a.Key() }
 func (a BackOff) String() string         { return fmt.Sprintf("back off %s %s", a.Name, a.Delay) }

@@ -33,7 +33,7 @@ func inits(pod *v1.Pod, seen *Observed, now time.Time, d *Decision, starts *[]Ac
 			open = false
 		case latest.State == Running:
 			if sidecar {
-				open = keepSidecar(pod, c, latest, d) && open
+				open = keepSidecar(pod, c, latest, seen, d) && open
 			} else {
 				if !latest.PostStartDone {
 					d.add(FinishStart{Name: c.Name, ID: latest.ID})
@@ -55,7 +55,7 @@ func inits(pod *v1.Pod, seen *Observed, now time.Time, d *Decision, starts *[]Ac
 }
 
 // keepSidecar looks after a running sidecar and tells whether the next container may start.
-func keepSidecar(pod *v1.Pod, c *v1.Container, latest *Container, d *Decision) bool {
+func keepSidecar(pod *v1.Pod, c *v1.Container, latest *Container, seen *Observed, d *Decision) bool {
 	if latest.Changed {
 		d.add(kill(pod, c, latest, Changed, fmt.Sprintf("Init container %s definition changed", c.Name)))
 		return false
@@ -68,6 +68,7 @@ func keepSidecar(pod *v1.Pod, c *v1.Container, latest *Container, d *Decision) b
 		d.add(FinishStart{Name: c.Name, ID: latest.ID})
 		return false
 	}
+	resize(pod, c, latest, seen, d)
 	return latest.Probes.Started
 }
 

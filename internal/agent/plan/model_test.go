@@ -131,6 +131,8 @@ func (m *model) do(a plan.Action) bool {
 			return !shown
 		}
 		m.exit(a.Name, 137)
+	case plan.ResizeContainer:
+		m.seen.Latest(a.Name).Resize = nil
 	case plan.RemoveContainer:
 		m.seen.Containers = slices.DeleteFunc(slices.Clone(m.seen.Containers), func(c plan.Container) bool { return c.ID == a.ID })
 	case plan.BackOff:

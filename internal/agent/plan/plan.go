@@ -131,6 +131,8 @@ func apps(pod *v1.Pod, seen *Observed, now time.Time, d *Decision, starts *[]Act
 				d.add(kill(pod, c, latest, cause, probeMessage("Container", c.Name, cause, restart)))
 			} else if !latest.PostStartDone {
 				d.add(FinishStart{Name: c.Name, ID: latest.ID})
+			} else {
+				resize(pod, c, latest, seen, d)
 			}
 			continue
 		}
@@ -142,6 +144,21 @@ func apps(pod *v1.Pod, seen *Observed, now time.Time, d *Decision, starts *[]Act
 		}
 	}
 	return keep
+}
+
+// resize changes the limits of a running container, in place unless its resizePolicy wants a restart.
+func resize(pod *v1.Pod, c *v1.Container, latest *Container, seen *Observed, d *Decision) {
+	if latest.Resize == nil || seen.ResizePending != nil {
+		return
+	}
+	for _, p := range c.ResizePolicy {
+		wanted := p.ResourceName == v1.ResourceCPU && latest.Resize.CPU || p.ResourceName == v1.ResourceMemory && latest.Resize.Memory
+		if wanted && p.RestartPolicy == v1.RestartContainer {
+			d.add(kill(pod, c, latest, Resized, fmt.Sprintf("Container %s resize requires restart", c.Name)))
+			return
+		}
+	}
+	d.add(ResizeContainer{ID: latest.ID, Name: c.Name})
 }
 
 func probeFailed(c *Container) (Cause, bool) {

@@ -16,6 +16,7 @@ import (
 var own = map[v1.PodConditionType]bool{
 	v1.PodScheduled: true, v1.PodReady: true, v1.PodInitialized: true,
 	v1.ContainersReady: true, v1.PodReadyToStartContainers: true,
+	v1.PodResizePending: true, v1.PodResizeInProgress: true,
 }
 
 // conditions computes status.conditions ("Pod Lifecycle", Pod conditions).
@@ -28,6 +29,9 @@ func conditions(pod *v1.Pod, in Input, s *v1.PodStatus, now time.Time) {
 	ready := containersReady(pod, s)
 	list := []v1.PodCondition{sandboxReady(in.Seen), initializedCondition(pod, s), gated(pod, s, ready), ready,
 		{Type: v1.PodScheduled, Status: v1.ConditionTrue}}
+	if c, ok := resizing(in.Seen); ok && !podutil.IsPodPhaseTerminal(s.Phase) {
+		list = append(list, c)
+	}
 	if in.Seen.Ended != nil && podutil.IsPodPhaseTerminal(s.Phase) && disruption(in.Seen.Ended.Reason) {
 		list = append(list, v1.PodCondition{Type: v1.DisruptionTarget, Status: v1.ConditionTrue,
 			Reason: v1.PodReasonTerminationByKubelet, Message: in.Seen.Ended.Message})
@@ -46,6 +50,20 @@ func conditions(pod *v1.Pod, in Input, s *v1.PodStatus, now time.Time) {
 		}
 		s.Conditions = append(s.Conditions, c)
 	}
+}
+
+// resizing is the condition of a resize that is not done: pending with a reason, or in progress.
+func resizing(seen *plan.Observed) (c v1.PodCondition, ok bool) {
+	for i := range seen.Containers {
+		if seen.Containers[i].Resize == nil {
+			continue
+		}
+		if p := seen.ResizePending; p != nil {
+			return v1.PodCondition{Type: v1.PodResizePending, Status: v1.ConditionTrue, Reason: p.Reason, Message: p.Message}, true
+		}
+		return v1.PodCondition{Type: v1.PodResizeInProgress, Status: v1.ConditionTrue}, true
+	}
+	return c, false
 }
 
 // disruption tells whether ending for the reason is a disruption in the sense of the condition DisruptionTarget.

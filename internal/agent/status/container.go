@@ -66,7 +66,7 @@ func container(pod *v1.Pod, spec *v1.Container, in Input, old v1.ContainerStatus
 			s.LastTerminationState = reported(seenContainer(attempts[1]).State, old.State, old.LastTerminationState)
 		}
 		s.State = reported(s.State, old.State)
-		resources(spec, newest, &s)
+		resources(spec, newest, in.Seen.ResizePending != nil, old, &s)
 	case old.State.Running != nil && old.ContainerID != "" && !in.Seen.Starting(spec.Name):
 		vanished(pod, old, &s)
 	}
@@ -158,8 +158,12 @@ func seenContainer(c *plan.Container) v1.ContainerStatus {
 }
 
 // resources fills the fields resources (what is enforced) and allocatedResources (what is granted).
-func resources(spec *v1.Container, c *plan.Container, s *v1.ContainerStatus) {
+func resources(spec *v1.Container, c *plan.Container, pending bool, old v1.ContainerStatus, s *v1.ContainerStatus) {
 	s.AllocatedResources = spec.Resources.Requests
+	if pending && old.ContainerID == s.ContainerID {
+		s.AllocatedResources, s.Resources = old.AllocatedResources, old.Resources
+		return // what was granted stays
+	}
 	s.Resources = spec.Resources.DeepCopy()
 	if c.State != plan.Running || c.Resources == nil {
 		return

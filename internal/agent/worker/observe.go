@@ -65,6 +65,12 @@ func (w *Worker) observe(ctx context.Context) (*plan.Observed, error) {
 		return b.Attempt - a.Attempt
 	})
 
+	for i := range seen.Containers {
+		if seen.Containers[i].Resize != nil {
+			seen.ResizePending = w.cfg.Fits(pod)
+			break
+		}
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for i := range seen.Containers {
@@ -133,8 +139,10 @@ func (w *Worker) container(pod *v1.Pod, sandboxID string, s *runtimeapi.Containe
 	spec := plan.Spec(pod, out.Name)
 	out.PostStartDone = spec == nil || spec.Lifecycle == nil || spec.Lifecycle.PostStart == nil || w.hookDone(s.Id)
 	out.Changed = spec != nil && s.Annotations[hashKey] != "" && s.Annotations[hashKey] != containerconfig.Hash(spec)
-	if out.State == plan.Running {
+	if out.State == plan.Running && spec != nil {
 		out.Resources = enforced(spec, s.GetResources().GetLinux())
+		wanted, _ := w.cfg.Specs.Resources(pod, spec)
+		out.Resize = difference(s.GetResources().GetLinux(), wanted)
 	}
 	return out
 }

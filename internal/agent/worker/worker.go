@@ -40,6 +40,8 @@ type Config struct {
 	HostIPs func() []string
 	// Credentials returns what to try when pulling the image for the Pod, best first; none means anonymous.
 	Credentials func(ctx context.Context, pod *v1.Pod, image string) ([]*runtimeapi.AuthConfig, error)
+	// Fits tells whether the node can grant what the Pod asks for now; else why it is pending (field conditions, PodResizePending).
+	Fits func(pod *v1.Pod) (pending *plan.Failure)
 	// PodDir is the folder of the Pod's own state.
 	PodDir func(types.UID) string
 	Log    *slog.Logger
@@ -66,6 +68,8 @@ type Specs interface {
 	// Handler is the runtime handler that the Pod's RuntimeClass names, empty for the default.
 	Handler(ctx context.Context, pod *v1.Pod) (string, error)
 	Container(ctx context.Context, pod *v1.Pod, c *v1.Container, a Attempt) (*runtimeapi.ContainerConfig, error)
+	// Resources are the limits that the container's spec, and the Pod's as a whole, amount to.
+	Resources(pod *v1.Pod, c *v1.Container) (container, sandbox *runtimeapi.LinuxContainerResources)
 }
 
 // Attempt is what distinguishes one attempt of a container.
