@@ -11,8 +11,6 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-
-	"peapod.dev/peapod/internal/engine/cgroup"
 )
 
 // mounts lists the container's filesystems, parents before children: the kernel's own, the sandbox' files, the image's
@@ -49,7 +47,7 @@ func kernelMounts(in *Input) []specs.Mount {
 	if in.privileged() {
 		rights = "rw"
 	}
-	all := []specs.Mount{
+	return []specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
 		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{
@@ -57,15 +55,8 @@ func kernelMounts(in *Input) []specs.Mount {
 		}},
 		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", rights}},
+		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", rights}},
 	}
-	// Runtimes disagree about what a hybrid hierarchy looks like from inside; no container needs it there.
-	if in.CgroupMode != cgroup.Hybrid {
-		all = append(all, specs.Mount{
-			Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup",
-			Options: []string{"nosuid", "noexec", "nodev", "relatime", rights},
-		})
-	}
-	return all
 }
 
 func sandboxMounts(in *Input) []specs.Mount {
