@@ -12,7 +12,6 @@ import (
 	grpcstatus "google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"peapod.dev/peapod/internal/engine/conmon"
 	"peapod.dev/peapod/internal/engine/container"
 )
 
@@ -143,12 +142,12 @@ func (e *Engine) UpdateContainerResources(ctx context.Context, req *runtimeapi.U
 }
 
 // ReopenContainerLog makes the container's log continue in a new file at its path, after the old one was renamed.
-func (e *Engine) ReopenContainerLog(_ context.Context, req *runtimeapi.ReopenContainerLogRequest) (*runtimeapi.ReopenContainerLogResponse, error) {
+func (e *Engine) ReopenContainerLog(ctx context.Context, req *runtimeapi.ReopenContainerLogRequest) (*runtimeapi.ReopenContainerLogResponse, error) {
 	c, err := e.running(req.GetContainerId())
 	if err != nil {
 		return nil, err
 	}
-	return &runtimeapi.ReopenContainerLogResponse{}, internal(conmon.ReopenLog(c.Bundle()))
+	return &runtimeapi.ReopenContainerLogResponse{}, internal(c.ReopenLog(ctx))
 }
 
 // running finds a container that runs.

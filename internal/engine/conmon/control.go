@@ -1,11 +1,14 @@
 package conmon
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 
+	"github.com/fsnotify/fsnotify"
 	"golang.org/x/sys/unix"
 )
 
@@ -14,8 +17,35 @@ func Resize(bundle string, width, height uint16) error {
 	return control(bundle, fmt.Sprintf("1 %d %d\n", min(height, 1000), min(width, 1000)))
 }
 
-// ReopenLog makes the monitor close its log file and open the path anew. It returns before that is done.
-func ReopenLog(bundle string) error { return control(bundle, "2 0 0\n") }
+// ReopenLog makes the monitor close its log file and open the path anew, and returns when it has. It fails
+// when the container ends before, which closes ended.
+func ReopenLog(ctx context.Context, bundle, path string, ended <-chan struct{}) error {
+	watcher, err := fsnotify.NewWatcher()
+	if err != nil {
+		return fmt.Errorf("cannot watch the log: %w", err)
+	}
+	defer watcher.Close()
+	if err := watcher.Add(filepath.Dir(path)); err != nil {
+		return fmt.Errorf("cannot watch the log: %w", err)
+	}
+	if err := control(bundle, "2 0 0\n"); err != nil {
+		return err
+	}
+	for {
+		select {
+		case event, ok := <-watcher.Events:
+			if !ok || event.Name == path && event.Has(fsnotify.Create) { // made elsewhere and moved there
+				return nil
+			}
+		case err := <-watcher.Errors:
+			return fmt.Errorf("cannot watch the log: %w", err)
+		case <-ended:
+			return errors.New("the container has ended")
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
 
 func control(bundle, message string) error {
 	// Without a reader, which is a monitor that has ended, the open fails instead of waiting.

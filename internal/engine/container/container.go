@@ -143,6 +143,17 @@ func (c *Container) Status() Status {
 // Exited is closed once the container has exited.
 func (c *Container) Exited() <-chan struct{} { return c.exited }
 
+// ReopenLog makes the log continue in a new file at its path, which exists when it returns.
+func (c *Container) ReopenLog(ctx context.Context) error {
+	if c.LogPath == "" {
+		return nil
+	}
+	if err := conmon.ReopenLog(ctx, c.Bundle(), c.LogPath, c.exited); err != nil {
+		return fmt.Errorf("cannot reopen the log of container %s: %w", c.ID, err)
+	}
+	return nil
+}
+
 func (c *Container) set(change func(*Status)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
