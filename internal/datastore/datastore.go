@@ -25,7 +25,7 @@ import (
 type Config struct {
 	// Dir is the data folder of the whole daemon. It is created if missing, and locked; etcd's files are in Dir/etcd.
 	Dir string
-	// RunDir holds the socket of the embedded etcd. It is created if missing.
+	// RunDir is the run folder of the whole daemon, the socket of the embedded etcd in it. It is created if missing, and locked.
 	RunDir string
 	// Servers are the client URLs of an etcd that exists. When set, none is embedded.
 	Servers []string
@@ -56,18 +56,19 @@ type Store struct {
 	transport storagebackend.TransportConfig
 	etcd      *embed.Etcd // nil when the servers were given
 	socket    string
-	lock      *lock
+	lock      *lock // of the data folder
+	runLock   *lock
 	quiet     atomic.Bool // etcd starts or stops: its errors are returned, or of no interest
 }
 
-// Start locks the data folder and starts the embedded etcd, unless servers are given. It returns when etcd accepts
-// requests. The error is an *InUseError if another process holds the folder.
+// Start locks the data and the run folder and starts the embedded etcd, unless servers are given. It returns when etcd
+// accepts requests. The error is an *InUseError if another process holds one of the folders.
 func Start(ctx context.Context, cfg Config) (_ *Store, err error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
 	s := &Store{}
-	if s.lock, err = lockDir(cfg.Dir); err != nil {
+	if s.lock, err = lockDir(dataFolder, cfg.Dir); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -75,6 +76,9 @@ func Start(ctx context.Context, cfg Config) (_ *Store, err error) {
 			_ = s.Close()
 		}
 	}()
+	if s.runLock, err = lockDir(runFolder, cfg.RunDir); err != nil {
+		return nil, err
+	}
 	if len(cfg.Servers) > 0 {
 		s.transport = storagebackend.TransportConfig{
 			ServerList: cfg.Servers, CertFile: cfg.CertFile, KeyFile: cfg.KeyFile, TrustedCAFile: cfg.CAFile,
@@ -154,10 +158,12 @@ func (s *Store) Close() error {
 		s.etcd = nil
 		_ = os.Remove(s.socket)
 	}
-	if s.lock == nil {
-		return nil
+	var errs []error
+	for _, l := range []*lock{s.runLock, s.lock} {
+		if l != nil {
+			errs = append(errs, l.release())
+		}
 	}
-	l := s.lock
-	s.lock = nil
-	return l.release()
+	s.runLock, s.lock = nil, nil
+	return errors.Join(errs...)
 }

@@ -99,6 +99,21 @@ func TestSecondStoreOnTheSameFolder(t *testing.T) {
 	}
 }
 
+func TestTwoStoresOnOneRunFolder(t *testing.T) {
+	run := t.TempDir()
+	s := start(t, Config{Dir: t.TempDir(), RunDir: run})
+	data := t.TempDir()
+	_, err := Start(t.Context(), Config{Dir: data, RunDir: run})
+	var inUse *InUseError
+	if !errors.As(err, &inUse) || !strings.HasPrefix(err.Error(), "cannot use run folder "+run+": another peapod (pid ") {
+		t.Fatalf("got %v, want *InUseError of the run folder", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	start(t, Config{Dir: data, RunDir: run}) // neither folder is held any more
+}
+
 func TestFolderThatCannotBeWritten(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
@@ -123,7 +138,7 @@ func TestLongRunFolder(t *testing.T) {
 }
 
 func TestGivenServers(t *testing.T) {
-	s := start(t, Config{Dir: t.TempDir(), Servers: []string{"https://192.0.2.1:2379"}, CAFile: "/ca"})
+	s := start(t, Config{Dir: t.TempDir(), RunDir: t.TempDir(), Servers: []string{"https://192.0.2.1:2379"}, CAFile: "/ca"})
 	if got := s.Transport(); got.ServerList[0] != "https://192.0.2.1:2379" || got.TrustedCAFile != "/ca" {
 		t.Errorf("got %+v", got)
 	}

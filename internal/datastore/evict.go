@@ -13,7 +13,7 @@ import (
 
 // Lock takes the data folder for this process until unlock is called; the error is an *InUseError when another has it.
 func Lock(dir string) (unlock func(), err error) {
-	held, err := lockDir(dir)
+	held, err := lockDir(dataFolder, dir)
 	if err != nil {
 		return nil, err
 	}
@@ -23,7 +23,7 @@ func Lock(dir string) (unlock func(), err error) {
 // Evict asks the process that uses the data folder, if there is one, to end (SIGTERM), waits until it has,
 // and locks the folder until unlock is called.
 func Evict(ctx context.Context, dir string) (unlock func(), err error) {
-	held, err := lockDir(dir)
+	held, err := lockDir(dataFolder, dir)
 	var inUse *InUseError
 	if errors.As(err, &inUse) {
 		held, err = evict(ctx, dir, inUse)
