@@ -24,6 +24,7 @@ type model struct {
 	status v1.PodStatus
 	ids    int
 	slow   bool     // hooks and kills do not end by themselves
+	refuse string   // the reason for which containers cannot be created
 	log    []string // every action carried out
 }
 
@@ -109,6 +110,10 @@ func (m *model) do(a plan.Action) bool {
 			m.seen.Backoff[a.Name] = m.seen.Backoff[a.Name].Next(latest.FinishedAt, m.now)
 		}
 		delete(m.seen.Images, a.Name)
+		if m.refuse != "" {
+			m.seen.Failures[a.Name] = plan.Failure{Reason: m.refuse, At: m.now}
+			return true
+		}
 		delete(m.seen.Failures, a.Name)
 		m.ids++
 		spec := plan.Spec(m.pod, a.Name)

@@ -189,15 +189,18 @@ func prepare(pod *v1.Pod, seen *Observed, now time.Time, d *Decision) {
 		d.add(SetupVolumes{})
 	}
 	for i := range pod.Spec.InitContainers {
-		c := &pod.Spec.InitContainers[i]
-		if seen.active(c.Name) == nil {
-			image(seen, c.Name, now, d)
-		}
+		ahead(seen, pod.Spec.InitContainers[i].Name, now, d)
 	}
 	for i := range pod.Spec.Containers {
-		if c := &pod.Spec.Containers[i]; seen.active(c.Name) == nil {
-			image(seen, c.Name, now, d)
-		}
+		ahead(seen, pod.Spec.Containers[i].Name, now, d)
+	}
+}
+
+// ahead asks for the image of a container before its turn. What has been tried already asks again when it is tried
+// again: the image may have changed by then.
+func ahead(seen *Observed, name string, now time.Time, d *Decision) {
+	if f, failed := seen.Failures[name]; seen.active(name) == nil && (!failed || ImageFailure(f.Reason)) {
+		image(seen, name, now, d)
 	}
 }
 

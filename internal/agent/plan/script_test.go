@@ -87,6 +87,11 @@ func TestScripts(t *testing.T) {
 				m.seen.Latest(arg(0)).Resize = &plan.Resize{CPU: arg(1) == "cpu", Memory: arg(1) == "memory"}
 			case "pending": // pending REASON: the node does not grant it
 				m.seen.ResizePending = &plan.Failure{Reason: arg(0)}
+			case "refuse": // refuse REASON: containers cannot be created; without a reason they can
+				m.refuse = ""
+				if len(d.CmdArgs) > 0 {
+					m.refuse = arg(0)
+				}
 			case "pull-fails": // pull-fails NAME: the image cannot be pulled for 10 s
 				m.seen.Images[arg(0)] = plan.Image{Failed: m.now, Retry: m.now.Add(plan.BackoffBase), Delay: plan.BackoffBase}
 				m.seen.Failures[arg(0)] = plan.Failure{Reason: "ErrImagePull", At: m.now}
