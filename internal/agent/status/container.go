@@ -3,6 +3,7 @@ package status
 import (
 	"slices"
 	"strings"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -149,12 +150,21 @@ func seenContainer(c *plan.Container) v1.ContainerStatus {
 	case plan.Exited:
 		s.State.Terminated = &v1.ContainerStateTerminated{
 			ExitCode: c.ExitCode, Reason: c.Reason, Message: c.Message, ContainerID: id,
-			StartedAt: metav1.NewTime(c.StartedAt).Rfc3339Copy(), FinishedAt: metav1.NewTime(c.FinishedAt).Rfc3339Copy(),
+			StartedAt: instant(c.StartedAt), FinishedAt: instant(c.FinishedAt),
 		}
 	default:
 		s.State.Waiting = &v1.ContainerStateWaiting{}
 	}
 	return s
+}
+
+// instant converts a time of an ended attempt. What never was, as the start of a container that could not be started,
+// is the epoch, as upstream writes CRI's zero.
+func instant(t time.Time) metav1.Time {
+	if t.IsZero() {
+		t = time.Unix(0, 0)
+	}
+	return metav1.NewTime(t).Rfc3339Copy()
 }
 
 // resources fills the fields resources (what is enforced) and allocatedResources (what is granted).
