@@ -38,7 +38,7 @@ func (w *Worker) publish(ctx context.Context, pod *v1.Pod, s v1.PodStatus, recla
 	r := &w.report
 	r.old = s
 	base := pod
-	if r.latest != nil && resourceVersion(pod) < resourceVersion(r.latest) {
+	if r.latest != nil && resourceVersion(pod) <= resourceVersion(r.latest) {
 		base = r.latest // the watch has not caught up with our own write
 	}
 	same := equality.Semantic.DeepEqual(base.Status, s)
