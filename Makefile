@@ -43,7 +43,7 @@ else
 endif
 
 check: ## formatting, vet, linter, race detector
-	@unformatted=$$(gofmt -l cmd internal test tools); test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }
+	@unformatted=$$(gofmt -l cmd internal test); test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }
 	$(GO) vet ./cmd/... ./internal/... ./test/...
 	@if GOFLAGS= $(GO) run $(GOLANGCI_LINT) version >/dev/null 2>&1; \
 	then GOFLAGS= $(GO) run $(GOLANGCI_LINT) run --build-tags $(TAGS) ./...; \
