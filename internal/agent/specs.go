@@ -2,11 +2,14 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -33,6 +36,7 @@ type specs struct{ a *Agent }
 func (s *specs) node() *containerconfig.Node {
 	n := &containerconfig.Node{
 		LogRoot: s.a.logsDir(), SeccompRoot: seccompRoot, CgroupRoot: s.a.cfg.CgroupRoot, CgroupV2: s.a.machine.cgroupV2,
+		SwapAccounting:    swapAccounting(cgroupTree, s.a.cfg.CgroupRoot, s.a.machine.cgroupV2),
 		RecursiveReadOnly: true, HostIPs: []string{s.a.nodeIP}, ClusterDomain: clusterDomain, HostDNS: hostDNS(),
 	}
 	if node, err := s.a.getNode(); err == nil {
@@ -70,6 +74,11 @@ func (s *specs) Container(ctx context.Context, pod *v1.Pod, c *v1.Container, a w
 		Sources: volume.Sources{Volumes: s.a.volumes.Volumes, Pod: pod, Container: c.Name, Ready: s.a.volumes.of(pod.UID)},
 	}
 	var err error
+	if in.Attempt == 0 { // the engine knows of no earlier one, but may have forgotten: peapod down
+		if in.Attempt, err = loggedAttempts(filepath.Join(node.LogDirectory(pod), c.Name)); err != nil {
+			return nil, err
+		}
+	}
 	if in.HostsPath, err = s.hostsFile(node, pod, a.PodIPs); err != nil {
 		return nil, err
 	}
@@ -87,6 +96,23 @@ func (s *specs) Container(ctx context.Context, pod *v1.Pod, c *v1.Container, a w
 		return nil, fmt.Errorf("create container log directory for container %s failed: %w", c.Name, err)
 	}
 	return config, nil
+}
+
+// loggedAttempts tells from a container's logs (N.log, and rotated N.log.TIME) how often it was started, as the kubelet
+// does where the runtime has lost its containers. So logs are not mixed, and restart counts go on.
+func loggedAttempts(dir string) (uint32, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return 0, fmt.Errorf("cannot tell earlier attempts from the logs: %w", err)
+	}
+	var attempts uint32
+	for _, e := range entries {
+		name, rest, _ := strings.Cut(e.Name(), ".")
+		if n, err := strconv.ParseUint(name, 10, 31); err == nil && strings.HasPrefix(rest, "log") {
+			attempts = max(attempts, uint32(n)+1)
+		}
+	}
+	return attempts, nil
 }
 
 func (s *specs) Resources(pod *v1.Pod, c *v1.Container) (container, sandbox *runtimeapi.LinuxContainerResources) {
