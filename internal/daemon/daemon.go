@@ -40,7 +40,8 @@ func Run(ctx context.Context, cfg Config, ready func(Up)) (err error) {
 	if err := cfg.complete(); err != nil {
 		return err
 	}
-	if err := openRunDir(cfg.RunDir); err != nil {
+	undo, err := openRunDir(cfg.RunDir)
+	if err != nil {
 		return err
 	}
 	store, err := datastore.Start(ctx, datastore.Config{
@@ -48,7 +49,7 @@ func Run(ctx context.Context, cfg Config, ready func(Up)) (err error) {
 		CertFile: cfg.EtcdCert, KeyFile: cfg.EtcdKey, CAFile: cfg.EtcdCA, Log: cfg.Log,
 	})
 	if err != nil {
-		return err
+		return errors.Join(err, undo()) // no folder is ours: `down` would not find the run folder
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
 	if err := cfg.remember(); err != nil {

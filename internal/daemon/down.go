@@ -42,7 +42,8 @@ func ServeEngine(ctx context.Context, cfg Config, socket string) (err error) {
 		return err
 	}
 	defer unlock()
-	if err := errors.Join(openRunDir(cfg.RunDir), cfg.remember()); err != nil {
+	_, err = openRunDir(cfg.RunDir)
+	if err := errors.Join(err, cfg.remember()); err != nil {
 		return err
 	}
 	eng, err := engine.New(ctx, engineConfig(cfg.DataDir, cfg.RunDir, cfg.Runtime, cfg))
