@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"strings"
 	"text/tabwriter"
@@ -34,6 +35,7 @@ func withImages(do func(*image.Store) error) (err error) {
 	if os.Geteuid() != 0 {
 		return errors.New("cannot open the container storage: peapod needs root")
 	}
+	joinUpstream(&slog.HandlerOptions{Level: slog.LevelWarn}, os.Stderr)
 	store, err := image.Open(image.Config{})
 	if err != nil {
 		return err
