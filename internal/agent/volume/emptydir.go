@@ -86,20 +86,26 @@ func (v *Volumes) tmpfs(pod *v1.Pod, source *v1.EmptyDirVolumeSource, dir string
 	if err != nil {
 		return false, err
 	}
-	options := []string{"noswap"}
+	var options []string
 	if size := memorySize(allocatable, source, pod); size > 0 {
 		options = append(options, "size="+strconv.FormatInt(size, 10))
 	}
 	if source.Mode != nil {
 		options = append(options, fmt.Sprintf("mode=%o", *source.Mode))
 	}
-	err = unix.Mount("tmpfs", dir, "tmpfs", 0, strings.Join(options, ","))
-	if errors.Is(err, unix.EINVAL) { // before Linux 6.4 there is no noswap
-		err = unix.Mount("tmpfs", dir, "tmpfs", 0, strings.Join(options[1:], ","))
+	if !v.swapsTmpfs.Load() {
+		err := unix.Mount("tmpfs", dir, "tmpfs", 0, strings.Join(append(options, "noswap"), ","))
+		if err == nil {
+			return true, nil
+		}
+		if !errors.Is(err, unix.EINVAL) {
+			return false, fmt.Errorf("cannot mount tmpfs: %w", err)
+		}
 	}
-	if err != nil {
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, strings.Join(options, ",")); err != nil {
 		return false, fmt.Errorf("cannot mount tmpfs: %w", err)
 	}
+	v.swapsTmpfs.Store(true)
 	return true, nil
 }
 

@@ -21,6 +21,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -49,6 +50,8 @@ type Config struct {
 type Volumes struct {
 	config  Config
 	objects *objects.Cache
+	// swapsTmpfs: the kernel (before Linux 6.4) has refused tmpfs's option noswap, and logs every further try.
+	swapsTmpfs atomic.Bool
 }
 
 // Volume is a volume that is ready to be mounted.
