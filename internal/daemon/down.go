@@ -74,7 +74,9 @@ func Down(ctx context.Context, dataDir string, log *slog.Logger) error {
 	}
 	defer unlock()
 	cfg := Config{PodCIDR: instance.PodCIDR, Log: log}
-	eng, err := engine.New(ctx, engineConfig(dataDir, instance.RunDir, instance.Runtime, cfg))
+	config := engineConfig(dataDir, instance.RunDir, instance.Runtime, cfg)
+	config.Removing = true
+	eng, err := engine.New(ctx, config)
 	if err != nil {
 		return err
 	}

@@ -45,6 +45,7 @@ type Config struct {
 	Runtime      string       // OCI runtime, by name or path; empty: crun, else runc
 	Images       *image.Store // the caller's to close; nil: the machine's container storage
 	StreamAddr   string       // where Serve listens for exec, attach and port-forward; default 127.0.0.1:0
+	Removing     bool         // opened to be destroyed: no network is made, so that nothing can be in its way
 	Log          *slog.Logger
 }
 
@@ -71,7 +72,8 @@ type Engine struct {
 	streams   streaming.Server // nil unless Serve runs
 }
 
-// New opens the engine and takes over what an earlier one left. ctx bounds the opening alone.
+// New opens the engine and takes over what an earlier one left. ctx bounds the opening alone. An opening that fails
+// leaves no cgroup, link or rule that was not there before.
 func New(ctx context.Context, c Config) (_ *Engine, err error) {
 	if c.Log == nil {
 		c.Log = slog.Default()
@@ -86,7 +88,7 @@ func New(ctx context.Context, c Config) (_ *Engine, err error) {
 	e.registry.init()
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, e.Close())
+			err = errors.Join(err, e.abandon(context.WithoutCancel(ctx)))
 		}
 	}()
 	for _, dir := range []string{c.Root, c.RunRoot, e.path("sandboxes"), e.path("containers"), e.runPath("sandboxes"), e.runPath("containers")} {
@@ -108,13 +110,13 @@ func New(ctx context.Context, c Config) (_ *Engine, err error) {
 			return nil, err
 		}
 	}
-	if e.network, err = network.New(network.Config{
-		Bridge: c.Bridge, Subnet: c.PodCIDR, StateDir: e.path("network"), Table: c.Bridge, Log: c.Log,
-	}); err != nil {
-		return nil, err
-	}
 	monitors, err := conmon.New(e.launcher)
 	if err != nil {
+		return nil, err
+	}
+	if e.network, err = network.New(network.Config{
+		Bridge: c.Bridge, Subnet: c.PodCIDR, StateDir: e.path("network"), Table: c.Bridge, Removing: c.Removing, Log: c.Log,
+	}); err != nil {
 		return nil, err
 	}
 	e.containers = &container.Environment{
@@ -182,6 +184,18 @@ func (e *Engine) runtimeFor(handler string) *ociruntime.Runtime {
 		return r
 	}
 	return e.runtimes[""]
+}
+
+// abandon ends an engine that could not be opened. What already runs, of an engine before, goes on running.
+func (e *Engine) abandon(ctx context.Context) error {
+	var err error
+	if e.lock != nil { // else the cgroups are another engine's
+		if e.launcher != nil {
+			e.launcher.Close() // its thread is in the monitors' cgroup
+		}
+		err = errors.Join(e.cgroups.RemoveUnused(ctx, e.monitorCgroup()), e.cgroups.RemoveUnused(ctx, e.config.CgroupParent))
+	}
+	return errors.Join(err, e.Close())
 }
 
 // Close ends the engine and leaves containers running, for the next engine to take over.

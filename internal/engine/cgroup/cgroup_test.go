@@ -11,11 +11,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -212,6 +214,41 @@ func TestLife(t *testing.T) {
 				t.Errorf("removing again: %v", err)
 			}
 		})
+	}
+}
+
+// On version 1 a thread of this process may be in a group: it is not this process that Remove ends, and a group with
+// others in it is not unused.
+func TestRemoveSparesSelf(t *testing.T) {
+	h := trees(t)[0]
+	if h.Mode() == V2 {
+		t.Skip("threads stay together on version 2")
+	}
+	path := fmt.Sprintf("/peapod-test-self-%d", os.Getpid())
+	t.Cleanup(func() { _ = h.Remove(context.Background(), path) })
+	if err := h.Create(path+"/below", nil); err != nil {
+		t.Fatal(err)
+	}
+	entered, leave := make(chan error), make(chan struct{})
+	go func() {
+		runtime.LockOSThread() // ends with the goroutine
+		entered <- write(h.dir("pids", path+"/below"), "tasks", fmt.Sprint(unix.Gettid()))
+		<-leave
+	}()
+	if err := <-entered; err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Kill(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.RemoveUnused(t.Context(), path); err != nil || h.gone(path) {
+		t.Errorf("a group with another below was removed, or %v", err)
+	}
+	close(leave)
+	for _, p := range []string{path + "/below", path} {
+		if err := h.RemoveUnused(t.Context(), p); err != nil || !h.gone(p) {
+			t.Errorf("%s is left: %v", p, err)
+		}
 	}
 }
 

@@ -71,7 +71,8 @@ func subtree(dir string) ([]string, error) {
 // vanished tells that a group was removed before, or while, it was read.
 func vanished(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) }
 
-// Kill sends SIGKILL to every process in the group at path and below it, and does not wait for their end.
+// Kill sends SIGKILL to every process in the group at path and below it, and does not wait for their end. It spares
+// this process, of which version 1 lets a single thread be there.
 func (h *Hierarchy) Kill(path string) error {
 	fds, err := h.kill(path)
 	for _, f := range fds {
@@ -88,6 +89,9 @@ func (h *Hierarchy) kill(path string) (ends []*os.File, err error) {
 	}
 	open := map[int]int{}
 	for _, pid := range pids {
+		if pid == os.Getpid() {
+			continue
+		}
 		fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
 		if errors.Is(err, unix.ESRCH) {
 			continue
@@ -111,6 +115,21 @@ func (h *Hierarchy) kill(path string) (ends []*os.File, err error) {
 		}
 	}
 	return ends, nil
+}
+
+// RemoveUnused is Remove for a group that has no other process than this one and no group below; others it leaves.
+func (h *Hierarchy) RemoveUnused(ctx context.Context, path string) error {
+	pids, err := h.Procs(path)
+	if err != nil || slices.ContainsFunc(pids, func(pid int) bool { return pid != os.Getpid() }) {
+		return err
+	}
+	for _, dir := range h.dirs(path) {
+		groups, err := subtree(dir)
+		if err != nil || len(groups) > 1 {
+			return err
+		}
+	}
+	return h.Remove(ctx, path)
 }
 
 // Remove kills what runs in the group at path, waits for its end and removes the group and all below it.
@@ -139,8 +158,8 @@ func (h *Hierarchy) Remove(ctx context.Context, path string) error {
 		case len(ends) > 0:
 			continue
 		}
-		// A process that has reported its end, and a child group that was removed, are still counted for an instant,
-		// for which version 1 has no event.
+		// A process or thread that has reported its end, and a child group that was removed, are still counted for an
+		// instant, for which version 1 has no event.
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("cannot remove cgroup %s: %w", path, err)

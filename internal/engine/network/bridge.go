@@ -20,30 +20,48 @@ import (
 // bridge is the built-in network: one link that all Pods of the node are plugged into.
 type bridge struct {
 	name   string
-	index  int // of the link
+	index  int // of the link; 0: there is none
 	subnet netip.Prefix
 	leases *leases
 	rules  *rules // nil: this kernel has no nftables
 	log    *slog.Logger
 }
 
-func newBridge(c Config) (*bridge, error) {
+func newBridge(c Config) (_ *bridge, err error) {
 	if !c.Subnet.IsValid() || !c.Subnet.Addr().Is4() || c.Subnet.Bits() > 30 {
 		return nil, fmt.Errorf("subnet %s: need an IPv4 subnet with room for two addresses", c.Subnet)
 	}
 	c.Subnet = c.Subnet.Masked()
-	if err := noConflict(c.Bridge, c.Subnet); err != nil {
-		return nil, err
+	if !c.Removing {
+		if err := noConflict(c.Bridge, c.Subnet); err != nil {
+			return nil, err
+		}
 	}
 	leases, err := openLeases(c.StateDir, c.Subnet)
 	if err != nil {
 		return nil, err
 	}
 	b := &bridge{name: c.Bridge, subnet: c.Subnet, leases: leases, log: c.Log}
+	b.rules = &rules{table: c.Table, bridge: c.Bridge, subnet: c.Subnet, podCIDR: c.PodCIDR.Masked()}
+	if _, err := b.link(); err != nil {
+		return nil, fmt.Errorf("bridge %s: %w", c.Bridge, err)
+	}
+	if c.Removing {
+		if !b.rules.installed() {
+			b.rules = nil
+		}
+		return b, nil
+	}
+	if b.index == 0 {
+		defer func() {
+			if err != nil {
+				err = errors.Join(err, b.deleteLink())
+			}
+		}()
+	}
 	if err := b.makeLink(); err != nil {
 		return nil, fmt.Errorf("bridge %s: %w", c.Bridge, err)
 	}
-	b.rules = &rules{table: c.Table, bridge: c.Bridge, subnet: c.Subnet, podCIDR: c.PodCIDR.Masked()}
 	localnet := "1" // lets a host port answer on 127.0.0.1
 	if err := b.rules.install(); errors.Is(err, errNoNFTables) {
 		c.Log.Warn("Pods have neither masquerade to the outside nor host ports", "err", err)
@@ -97,6 +115,31 @@ func mac(ip netip.Addr) net.HardwareAddr {
 	return net.HardwareAddr{0x0a, 0x58, b[0], b[1], b[2], b[3]}
 }
 
+// link finds the bridge and notes its index; without one, both are zero.
+func (b *bridge) link() (netlink.Link, error) {
+	link, err := netlink.LinkByName(b.name)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		b.index = 0
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if link.Type() != "bridge" {
+		return nil, fmt.Errorf("there is a link of this name that is a %s", link.Type())
+	}
+	b.index = link.Attrs().Index
+	return link, nil
+}
+
+// deleteLink deletes the bridge, if there is one.
+func (b *bridge) deleteLink() error {
+	if b.index == 0 {
+		return nil
+	}
+	return deleteLink(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Index: b.index, Name: b.name}})
+}
+
 // makeLink makes the bridge, or makes the one that is there right.
 func (b *bridge) makeLink() error {
 	ip := gateway(b.subnet)
@@ -105,14 +148,10 @@ func (b *bridge) makeLink() error {
 	if err := netlink.LinkAdd(want); err != nil && !errors.Is(err, unix.EEXIST) {
 		return err
 	}
-	link, err := netlink.LinkByName(b.name)
+	link, err := b.link()
 	if err != nil {
 		return err
 	}
-	if link.Type() != "bridge" {
-		return fmt.Errorf("there is a link of this name that is a %s", link.Type())
-	}
-	b.index = link.Attrs().Index
 	if err := netlink.LinkSetHardwareAddr(link, mac(ip)); err != nil {
 		return err
 	}
@@ -291,6 +330,9 @@ func (b *bridge) reconcile(ctx context.Context, live map[string]bool) error {
 
 // cables are the veths that are plugged into the bridge.
 func (b *bridge) cables() ([]netlink.Link, error) {
+	if b.index == 0 {
+		return nil, nil
+	}
 	all, err := netlink.LinkList()
 	if err != nil {
 		return nil, err
@@ -310,7 +352,7 @@ func (b *bridge) destroy(context.Context) error {
 	for _, cable := range cables {
 		errs = append(errs, deleteLink(cable))
 	}
-	errs = append(errs, deleteLink(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Index: b.index, Name: b.name}}))
+	errs = append(errs, b.deleteLink())
 	if b.rules != nil {
 		errs = append(errs, b.rules.remove())
 	}

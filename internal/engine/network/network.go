@@ -26,7 +26,10 @@ type Config struct {
 	// CNIConfDir and CNIBinDirs default to /etc/cni/net.d and /opt/cni/bin, /usr/lib/cni.
 	CNIConfDir string
 	CNIBinDirs []string
-	Log        *slog.Logger
+	// Removing opens what is there for Reconcile, Teardown and Destroy alone: nothing is made, and it does not matter who
+	// else has the Subnet.
+	Removing bool
+	Log      *slog.Logger
 }
 
 // PortMapping is one hostPort.
@@ -63,7 +66,7 @@ type driver interface {
 type Network struct{ driver driver }
 
 // New makes or adopts the bridge and the nftables table. It fails when Subnet overlaps a network of another link.
-// Without nftables in the kernel Pods have addresses but neither masquerade nor host ports; one log line says so.
+// What it made before it fails is gone again. Without nftables in the kernel Pods have addresses but neither masquerade nor host ports; one log line says so.
 func New(c Config) (*Network, error) {
 	if c.Log == nil {
 		c.Log = slog.Default()

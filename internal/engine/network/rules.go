@@ -122,6 +122,16 @@ func flush(c *nftables.Conn) error {
 	return err
 }
 
+// installed tells whether the table is there.
+func (r *rules) installed() bool {
+	c, err := nftables.New()
+	if err != nil {
+		return false
+	}
+	table, err := c.ListTableOfFamily(r.table, nftables.TableFamilyIPv4)
+	return err == nil && table != nil
+}
+
 func (r *rules) remove() error {
 	c, err := nftables.New()
 	if err != nil {
