@@ -216,8 +216,9 @@ func (t *thread) hideUnified() error {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return err
 	}
-	// Slave, so that the host's umounts arrive where its mounts are shared, and ours here does not leave.
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+	// Slave, so that our umount does not leave; the rest stays shared as it was, for containers whose mounts shall be
+	// seen on the host.
+	if err := unix.Mount("", "/sys", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
 		return err
 	}
 	return unix.Unmount(unifiedTree, unix.MNT_DETACH)
