@@ -62,6 +62,8 @@ func TestScripts(t *testing.T) {
 				m.now = m.now.Add(step)
 			case "delete": // delete grace=N
 				m.remove(number("grace", 30))
+			case "reject": // reject REASON: the node refuses the Pod
+				m.seen.Ended = &plan.End{Reason: arg(0)}
 			case "gone":
 				m.seen.Gone = true
 			case "probe": // probe NAME started|ready|unready|liveness-failed|startup-failed

@@ -50,6 +50,14 @@ func Compute(pod *v1.Pod, in Input, now time.Time) v1.PodStatus {
 	addresses(pod, in, &s)
 
 	ended := in.Finished
+	if refused(seen, &old) {
+		s.Phase, s.Reason, s.Message = old.Phase, old.Reason, old.Message
+		if !podutil.IsPodPhaseTerminal(s.Phase) && ended {
+			s.Phase, s.Reason, s.Message = v1.PodFailed, seen.Ended.Reason, seen.Ended.Message
+		}
+		conditions(pod, in, &s, now)
+		return s
+	}
 	s.InitContainerStatuses = containers(pod, pod.Spec.InitContainers, true, in, old.InitContainerStatuses)
 	if !initialized(pod, &s) && !initialized(pod, &old) {
 		// App images are pulled ahead of their turn: what went wrong there is not the Pod's state yet.
@@ -92,6 +100,13 @@ func Compute(pod *v1.Pod, in Input, now time.Time) v1.PodStatus {
 	}
 	conditions(pod, in, &s, now)
 	return s
+}
+
+// refused tells whether the Pod ended before anything was said of its containers: they have no status then, so that
+// clients show why the Pod was refused.
+func refused(seen *plan.Observed, old *v1.PodStatus) bool {
+	return (seen.Ended != nil || podutil.IsPodPhaseTerminal(old.Phase)) &&
+		len(seen.Containers)+len(old.InitContainerStatuses)+len(old.ContainerStatuses) == 0
 }
 
 // withoutFailures is seen without the failures of the given containers.
