@@ -67,6 +67,13 @@ func createPod(t testing.TB, c kubernetes.Interface, ns string, pod *corev1.Pod)
 	return pod
 }
 
+func TestPrivilegedContainersAreTaken(t *testing.T) {
+	c := admin(t, start(t, t.TempDir()))
+	pod, yes := newPod("privileged"), true
+	pod.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{Privileged: &yes}
+	createPod(t, c, namespace(t, c, nil), pod)
+}
+
 func TestPodLife(t *testing.T) {
 	s := start(t, t.TempDir())
 	c := admin(t, s)

@@ -23,6 +23,7 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/kubernetes/pkg/capabilities"
 
 	"golang.org/x/sync/errgroup"
 
@@ -84,6 +85,9 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 	if s.pki, err = pki.Open(cfg.PKIDir); err != nil {
 		return nil, err
 	}
+	// Upstream's validation asks a value of the whole process whether privileged containers may be: as in every
+	// common cluster they may, and pod security admission says where not.
+	capabilities.Setup(true, 0)
 	s.loopback = s.inProcess(&user.DefaultInfo{
 		Name: user.APIServerUser, Groups: []string{user.AllAuthenticated, user.SystemPrivilegedGroup},
 	})
