@@ -45,7 +45,12 @@ func Load(env *Environment, id string, runtime func(handler string) *ociruntime.
 		return s, ErrIncomplete
 	}
 	if err := record.Read(s.file("status.json"), &s.status); err != nil {
-		return s, ErrIncomplete
+		if _, err := os.Stat(s.run()); err == nil {
+			return s, ErrIncomplete
+		}
+		// The power was cut, for what is in memory is gone too. The record is durable and the status is not; to give the
+		// sandbox up would be to forget its containers, which have run.
+		s.status = status{}
 	}
 	if s.status.Ready {
 		s.status.Ready = s.alive()
