@@ -181,8 +181,13 @@ func testExecSync(t *testing.T, s Suite) {
 
 func testExecTimeout(t *testing.T, s Suite) {
 	c := s.NewPod(t).Run("sleep 1000")
+	_, err := s.Engine.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: c.ID, Cmd: []string{"sleep", "1000"}, Timeout: 1})
+	wantCode(t, err, codes.DeadlineExceeded)
+	if got := c.Exec("grep -l ' Z ' /proc/[0-9]*/stat || true"); got != "" {
+		t.Errorf("the killed command stays in the container as a zombie: %s", got)
+	}
 	begin := time.Now()
-	_, err := s.Engine.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: c.ID, Cmd: []string{"sh", "-c", "trap '' TERM; sleep 2001 & sleep 2002"}, Timeout: 1})
+	_, err = s.Engine.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: c.ID, Cmd: []string{"sh", "-c", "trap '' TERM; sleep 2001 & sleep 2002"}, Timeout: 1})
 	wantCode(t, err, codes.DeadlineExceeded)
 	if took := time.Since(begin); took > 4*time.Second {
 		t.Errorf("took %v", took)

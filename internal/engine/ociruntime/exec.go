@@ -112,12 +112,14 @@ func reservePIDFile(dir string) (string, error) {
 	return f.Name(), f.Close()
 }
 
-// killSession ends the command's process group, which both runtimes make for it, and the runtime itself.
+// killSession ends the command's process group, which both runtimes make for it. The runtime then reaps the command and
+// ends by itself: without it the command would stay a zombie in a container whose first process does not reap. Only
+// where nothing runs yet is it the runtime that is killed; else no sooner than after drain.
 func killSession(runtime int, pidFile string) error {
 	if data, err := os.ReadFile(pidFile); err == nil {
 		if pid, err := strconv.Atoi(string(bytes.TrimSpace(data))); err == nil && pid > 1 {
 			if group, err := unix.Getpgid(pid); err == nil && group > 1 {
-				_ = unix.Kill(-group, unix.SIGKILL)
+				return unix.Kill(-group, unix.SIGKILL)
 			}
 		}
 	}
