@@ -27,6 +27,7 @@ mkfs.ext4 -q "$dir/disk"
 # boot STAGE starts the machine and waits until it prints "done STAGE"; it then halts, or waits for its power to be cut.
 boot() {
 	echo "== $1"
+	: >"$dir/$1"
 	# A session of its own: its kernel is several processes, and they go together.
 	setsid linux.uml mem=2G root=/dev/root rootfstype=hostfs rootflags=/ ro ubd0="$dir/disk" con=null con0=fd:0,fd:1 quiet \
 		init="$PWD/test/uml/init.sh" stage="$1" peapod="$peapod" </dev/null >"$dir/$1" 2>&1 &
