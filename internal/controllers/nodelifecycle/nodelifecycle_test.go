@@ -3,8 +3,6 @@ package nodelifecycle
 import (
 	"slices"
 	"strings"
-	"slices"
-	"strings"
 	"testing"
 	"time"
 
