@@ -68,8 +68,8 @@ func run(ctx context.Context, o options) (err error) {
 	switch {
 	case errors.Is(err, errNoPodman):
 		fmt.Fprintln(os.Stderr, "podman is not installed: its figures are left out")
-	case err != nil:
-		return err
+	case err != nil: // peapod's own figures stand
+		fmt.Fprintf(os.Stderr, "podman's figures are left out: %v\n", err)
 	}
 	for i := range figures {
 		figures[i].Podman = podman[figures[i].Name]

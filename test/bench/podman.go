@@ -18,12 +18,31 @@ var errNoPodman = errors.New("podman is not installed")
 type podman struct{ path, dir string }
 
 func (p podman) run(ctx context.Context, args ...string) error {
-	cmd := exec.CommandContext(ctx, p.path, append([]string{
+	global := []string{
 		"--root", filepath.Join(p.dir, "storage"), "--runroot", filepath.Join(p.dir, "run"), "--tmpdir", filepath.Join(p.dir, "tmp"),
 		"--cgroup-manager", "cgroupfs", "--events-backend", "file",
-	}, args...)...)
+	}
+	if _, err := os.Stat("/sys/fs/cgroup/unified"); err == nil {
+		global = append(global, "--runtime", "runc") // its crun refuses a hybrid hierarchy
+	}
+	cmd := exec.CommandContext(ctx, p.path, append(global, args...)...)
+	cmd.Env = append(os.Environ(), "CONTAINERS_CONF="+filepath.Join(p.dir, "containers.conf"))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("cannot run podman %v: %w: %s", args, err, out)
+	}
+	return nil
+}
+
+// limits keeps podman from raising limits, which a machine without CAP_SYS_RESOURCE refuses.
+const limits = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=4096:4096\"]\n"
+
+func (p podman) configure() error {
+	err := os.MkdirAll(p.dir, 0o700)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(p.dir, "containers.conf"), []byte(limits), 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot configure podman: %w", err)
 	}
 	return nil
 }
@@ -35,10 +54,10 @@ func measurePodman(ctx context.Context, o options, dir, archive string) (samples
 	if err != nil {
 		return nil, errNoPodman
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("cannot make a folder: %w", err)
-	}
 	p := podman{path, dir}
+	if err := p.configure(); err != nil {
+		return nil, err
+	}
 	defer func() { err = errors.Join(err, p.run(context.WithoutCancel(ctx), "system", "reset", "--force")) }()
 	if err := p.run(ctx, "load", "--quiet", "--input", archive); err != nil {
 		return nil, err
