@@ -22,7 +22,9 @@ const (
 	tokenRetry     = 10 * time.Second // between renewals that fail while the token is still good
 	requestTimeout = 10 * time.Second
 	// raceWindow is how long a refusal may only mean that the API server's own caches have not seen the Pod's binding.
-	raceWindow = 250 * time.Millisecond
+	// On a busy machine they lag far behind the watch that has told the agent.
+	raceWindow = 3 * time.Second
+	racePause  = 50 * time.Millisecond // the longest between two tries
 )
 
 // Tokens keeps the service account tokens of this node's Pods and renews them after 80 % of their life
@@ -159,7 +161,7 @@ func (t *Tokens) fetch(ctx context.Context, tok *token, k tokenKey, namespace st
 
 func (t *Tokens) create(ctx context.Context, namespace, account string, request *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error) {
 	deadline := time.Now().Add(raceWindow)
-	for pause := time.Millisecond; ; pause *= 2 {
+	for pause := time.Millisecond; ; pause = min(2*pause, racePause) {
 		answer, err := t.client.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, account, request, metav1.CreateOptions{})
 		if err == nil || !apierrors.IsForbidden(err) && !apierrors.IsNotFound(err) || time.Now().Add(pause).After(deadline) {
 			return answer, err

@@ -92,8 +92,15 @@ type Probes struct {
 type Volumes struct {
 	Ready    bool
 	TornDown bool
-	// Failed is when set-up failed last, zero if it did not.
+	// Failed is when set-up failed last, zero if it did not; Delay is how long the next try waits from then.
 	Failed time.Time
+	Delay  time.Duration
+}
+
+// NextDelay is how long to wait after one more failed set-up: 500 ms, doubling to about two minutes, as upstream's
+// volume manager does.
+func (v Volumes) NextDelay() time.Duration {
+	return min(max(2*v.Delay, 500*time.Millisecond), 2*time.Minute+2*time.Second)
 }
 
 // Image is the outcome of one attempt to make an image present.

@@ -181,7 +181,7 @@ func probeMessage(kind, name string, cause Cause, restart bool) string {
 
 // prepare makes volumes and images ready; both go on while the sandbox is made.
 func prepare(pod *v1.Pod, seen *Observed, now time.Time, d *Decision) {
-	switch next := seen.Volumes.Failed.Add(retry); {
+	switch next := seen.Volumes.Failed.Add(seen.Volumes.Delay); {
 	case seen.Volumes.Ready:
 	case !seen.Volumes.Failed.IsZero() && now.Before(next) && !seen.InFlight[SetupVolumes{}.Key()]:
 		d.wake(next)

@@ -94,6 +94,8 @@ func TestScripts(t *testing.T) {
 				if len(d.CmdArgs) > 0 {
 					m.refuse = arg(0)
 				}
+			case "volumes-fail": // set-up has just failed
+				m.seen.Volumes = plan.Volumes{Failed: m.now, Delay: m.seen.Volumes.NextDelay()}
 			case "pull-fails": // pull-fails NAME: the image cannot be pulled for 10 s
 				m.seen.Images[arg(0)] = plan.Image{Failed: m.now, Retry: m.now.Add(plan.BackoffBase), Delay: plan.BackoffBase}
 				m.seen.Failures[arg(0)] = plan.Failure{Reason: "ErrImagePull", At: m.now}

@@ -64,9 +64,11 @@ func ignoreNotFound(err error) error {
 }
 
 func (w *Worker) setupVolumes(ctx context.Context, pod *v1.Pod) {
-	w.setVolumes(plan.Volumes{Failed: w.volumes().Failed})
+	before := w.volumes()
+	w.setVolumes(plan.Volumes{Failed: before.Failed, Delay: before.Delay}) // no longer torn down
+	failed := func() { w.setVolumes(plan.Volumes{Failed: time.Now(), Delay: before.NextDelay()}) }
 	if !w.imageVolumes(ctx, pod) {
-		w.setVolumes(plan.Volumes{Failed: time.Now()})
+		failed()
 		return
 	}
 	w.filling.Lock()
@@ -79,7 +81,7 @@ func (w *Worker) setupVolumes(ctx context.Context, pod *v1.Pod) {
 		w.memory.shown = pod
 		w.mu.Unlock()
 	case ctx.Err() == nil:
-		w.setVolumes(plan.Volumes{Failed: time.Now()})
+		failed()
 		w.event(pod, nil, v1.EventTypeWarning, "FailedMount", "%s", err)
 	}
 }
