@@ -15,11 +15,13 @@ import (
 )
 
 func TestCandidates(t *testing.T) {
+	conf := t.TempDir() // and not the machine's own aliases
 	sys := &types.SystemContext{
-		SystemRegistriesConfPath:   writeFile(t, "registries.conf", "unqualified-search-registries = [\"quay.io\", \"docker.io\"]\n[aliases]\n\"nick\" = \"example.com/real\"\n"),
-		UserShortNameAliasConfPath: writeFile(t, "aliases.conf", ""),
+		SystemRegistriesConfDirPath: conf,
+		SystemRegistriesConfPath:    writeFile(t, "registries.conf", "unqualified-search-registries = [\"quay.io\", \"docker.io\"]\n[aliases]\n\"nick\" = \"example.com/real\"\n"),
+		UserShortNameAliasConfPath:  writeFile(t, "aliases.conf", ""),
 	}
-	none := &types.SystemContext{SystemRegistriesConfPath: writeFile(t, "registries.conf", ""), UserShortNameAliasConfPath: writeFile(t, "aliases.conf", "")}
+	none := &types.SystemContext{SystemRegistriesConfDirPath: conf, SystemRegistriesConfPath: writeFile(t, "registries.conf", ""), UserShortNameAliasConfPath: writeFile(t, "aliases.conf", "")}
 	digest := "@sha256:" + strings.Repeat("a", 64)
 	for _, test := range []struct {
 		sys         *types.SystemContext
