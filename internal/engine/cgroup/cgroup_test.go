@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -19,6 +18,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"peapod.dev/peapod/internal/engine/osthread"
 )
 
 func TestSettings(t *testing.T) {
@@ -230,11 +231,10 @@ func TestRemoveSparesSelf(t *testing.T) {
 		t.Fatal(err)
 	}
 	entered, leave := make(chan error), make(chan struct{})
-	go func() {
-		runtime.LockOSThread() // ends with the goroutine
+	osthread.Go(func() {
 		entered <- write(h.dir("pids", path+"/below"), "tasks", fmt.Sprint(unix.Gettid()))
 		<-leave
-	}()
+	})
 	if err := <-entered; err != nil {
 		t.Fatal(err)
 	}
