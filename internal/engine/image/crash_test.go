@@ -89,6 +89,9 @@ func TestKilled(t *testing.T) {
 		if err := s.Remove("app"); err != nil {
 			t.Error(err)
 		}
+		if err := s.closeOverlays(); err != nil {
+			t.Error(err)
+		}
 		if after := tree(t, s); fmt.Sprint(before) != fmt.Sprint(after) {
 			t.Fatalf("after a kill at step %d:\n%q\n%q", steps, before, after)
 		}

@@ -36,11 +36,12 @@ type Config struct {
 
 // Store is an open image storage. All methods may be called concurrently.
 type Store struct {
-	store   storage.Store
-	owner   string
-	log     *slog.Logger
-	pulls   flights
-	loading sync.Mutex // one Load at a time, so that a failed one knows which layers are its own; and no Prune meanwhile
+	store    storage.Store
+	overlays *overlays // nil: the storage library mounts all root filesystems
+	owner    string
+	log      *slog.Logger
+	pulls    flights
+	loading  sync.Mutex // one Load at a time, so that a failed one knows which layers are its own; and no Prune meanwhile
 }
 
 // Image is what the storage knows of one image.
@@ -75,7 +76,7 @@ func Open(config Config) (*Store, error) {
 	if driver := store.GraphDriverName(); driver != "overlay" {
 		config.Log.Warn("container storage does not use overlay: root filesystems will be slow to make and large", "driver", driver)
 	}
-	s := &Store{store: store, owner: config.Owner, log: config.Log}
+	s := &Store{store: store, overlays: newOverlays(store), owner: config.Owner, log: config.Log}
 	if err := s.sweepScratch(); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -85,9 +86,16 @@ func Open(config Config) (*Store, error) {
 // Close ends pulls that still run and waits for them. Mounted root filesystems stay mounted: containers use them.
 func (s *Store) Close() error {
 	s.pulls.close()
-	_, err := s.store.Shutdown(false)
+	var err error
+	if s.overlays != nil {
+		err = s.closeOverlays()
+	}
+	_, shutdown := s.store.Shutdown(false)
 	s.store.Free()
-	if err != nil && !errors.Is(err, storage.ErrLayerUsedByContainer) { // that is, mounted
+	if !errors.Is(shutdown, storage.ErrLayerUsedByContainer) { // that is, mounted
+		err = errors.Join(err, shutdown)
+	}
+	if err != nil {
 		return fmt.Errorf("cannot close container storage: %w", err)
 	}
 	return nil

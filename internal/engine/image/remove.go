@@ -70,7 +70,10 @@ func (s *Store) Prune(ctx context.Context, all bool) (removed []string, err erro
 
 // delete removes an image and the layers that no other image needs.
 func (s *Store) delete(id string) error {
-	_, err := s.store.DeleteImage(id, true)
+	err := s.unpin(func(c *storage.Container) bool { return c.ImageID == id }, func() error {
+		_, err := s.store.DeleteImage(id, true)
+		return err
+	})
 	switch {
 	case errors.Is(err, storage.ErrImageUsedByContainer):
 		return &classified{ErrInUse, err}

@@ -3,11 +3,11 @@ package image
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 
 	"go.podman.io/storage"
 	"go.podman.io/storage/pkg/mount"
-	"golang.org/x/sys/unix"
 )
 
 // rootfsPrefix marks our root filesystems' names in the storage for its other users.
@@ -17,8 +17,20 @@ const rootfsPrefix = "peapod-"
 // storage. Writes to it are not meant to outlive a power cut: after one the kubelet makes new containers. That saves all
 // syncs, here and in the container.
 func (s *Store) CreateRootfs(containerID string, img *Image) error {
-	return s.createRootfs(containerID, img, nil)
+	if s.overlays == nil {
+		return s.createRootfs(containerID, img, nil)
+	}
+	err := s.createOverlay(containerID, strings.TrimPrefix(img.ID, idPrefix))
+	if errors.Is(err, storage.ErrImageUnknown) {
+		err = &classified{ErrNotFound, err}
+	}
+	if err != nil {
+		return fmt.Errorf("cannot create root filesystem of container %s: %w", containerID, err)
+	}
+	return nil
 }
+
+// createRootfs has the storage library make one, for images that are mounted, and for all where it alone can mount.
 
 func (s *Store) createRootfs(id string, img *Image, mountOptions []string) error {
 	imageID := strings.TrimPrefix(img.ID, idPrefix)
@@ -69,6 +81,12 @@ func (s *Store) rootfs(id string) (*storage.Container, error) {
 
 // MountRootfs mounts a container's root filesystem and returns the path, on the host. It is idempotent.
 func (s *Store) MountRootfs(containerID string) (path string, err error) {
+	if folder := s.findOverlay(containerID); folder != "" && s.overlays != nil {
+		if path, err = s.mountOverlay(folder); err != nil {
+			return "", fmt.Errorf("cannot mount root filesystem of container %s: %w", containerID, err)
+		}
+		return path, nil
+	}
 	c, err := s.rootfs(containerID)
 	if err == nil && c == nil {
 		err = storage.ErrContainerUnknown
@@ -89,6 +107,12 @@ func (s *Store) MountRootfs(containerID string) (path string, err error) {
 
 // UnmountRootfs unmounts a container's root filesystem, also one of which a crash took the record. It is idempotent.
 func (s *Store) UnmountRootfs(containerID string) error {
+	if folder := s.findOverlay(containerID); folder != "" {
+		if err := unmountAll(filepath.Join(folder, "merged")); err != nil {
+			return fmt.Errorf("cannot unmount root filesystem of container %s: %w", containerID, err)
+		}
+		return nil
+	}
 	c, err := s.rootfs(containerID)
 	if err == nil && c != nil {
 		var counted bool
@@ -126,17 +150,17 @@ func (s *Store) detach(c *storage.Container) (counted bool, err error) {
 			return false, nil // a driver that does not mount
 		}
 	}
-	for err == nil {
-		err = unix.Unmount(mountpoint, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-	}
-	if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) { // not a mount (any more)
-		return false, err
-	}
-	return layer.MountCount > 0, nil
+	return layer.MountCount > 0, unmountAll(mountpoint)
 }
 
 // DeleteRootfs unmounts and deletes a container's root filesystem. It is idempotent.
 func (s *Store) DeleteRootfs(containerID string) error {
+	if folder := s.findOverlay(containerID); folder != "" && s.overlays != nil {
+		if err := s.deleteOverlay(folder); err != nil {
+			return fmt.Errorf("cannot delete root filesystem of container %s: %w", containerID, err)
+		}
+		return nil
+	}
 	c, err := s.rootfs(containerID)
 	if err == nil && c != nil {
 		if _, err = s.detach(c); err == nil {
@@ -158,10 +182,13 @@ func (s *Store) ListRootfs() ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot list root filesystems: %w", err)
 	}
-	var ids []string
+	ids, err := s.listOverlays()
+	if err != nil {
+		return nil, fmt.Errorf("cannot list root filesystems: %w", err)
+	}
 	for _, c := range containers {
 		for _, name := range c.Names {
-			if id, ok := strings.CutPrefix(name, rootfsPrefix); ok && c.Metadata == s.owner {
+			if id, ok := strings.CutPrefix(name, rootfsPrefix); ok && c.Metadata == s.owner && !isPin(name) {
 				ids = append(ids, id)
 			}
 		}

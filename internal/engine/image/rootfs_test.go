@@ -3,6 +3,7 @@ package image
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,8 +17,32 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Root filesystems are the same whoever mounts them.
 func TestRootfs(t *testing.T) {
-	s := openStore(t)
+	t.Run("own", func(t *testing.T) {
+		s := openStore(t)
+		if s.overlays == nil {
+			t.Fatal("the storage library mounts, in a plain storage")
+		}
+		testRootfs(t, s)
+		if err := s.closeOverlays(); err != nil {
+			t.Error(err)
+		}
+		if layers, err := s.store.Layers(); err != nil || len(layers) != 0 {
+			t.Errorf("layers left: %v, %v", layers, err)
+		}
+		if _, err := os.Stat(s.overlayRoot()); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the folder of root filesystems is left: %v", err)
+		}
+	})
+	t.Run("library", func(t *testing.T) {
+		s := openStore(t)
+		s.overlays = nil
+		testRootfs(t, s)
+	})
+}
+
+func testRootfs(t *testing.T, s *Store) {
 	img := mustLoad(t, s, "app", makeImage(t, "app", "more"))
 	for range 2 {
 		if err := s.CreateRootfs("one", img); err != nil {
@@ -115,6 +140,7 @@ func TestMountImage(t *testing.T) {
 // A mount of which a crash took the record is used, and taken down.
 func TestUncountedMount(t *testing.T) {
 	s := openStore(t)
+	s.overlays = nil
 	img := mustLoad(t, s, "app", makeImage(t, "app"))
 	if err := s.CreateRootfs("c", img); err != nil {
 		t.Fatal(err)
@@ -148,6 +174,7 @@ func TestUncountedMount(t *testing.T) {
 // A root filesystem whose layer a power cut took is made anew.
 func TestLostLayer(t *testing.T) {
 	s := openStore(t)
+	s.overlays = nil
 	img := mustLoad(t, s, "app", makeImage(t, "app"))
 	if err := s.CreateRootfs("c", img); err != nil {
 		t.Fatal(err)
@@ -174,12 +201,18 @@ func TestOwners(t *testing.T) {
 	if _, err := s.store.CreateContainer("foreign", nil, img.ID[len(idPrefix):], "", "", nil); err != nil {
 		t.Fatal(err)
 	}
-	other := &Store{store: s.store, owner: "other"}
+	other := &Store{store: s.store, overlays: newOverlays(s.store), owner: "other"}
 	if err := errors.Join(s.CreateRootfs("mine", img), other.CreateRootfs("theirs", img)); err != nil {
 		t.Fatal(err)
 	}
 	if ids, err := s.ListRootfs(); err != nil || !slices.Equal(ids, []string{"mine"}) {
 		t.Errorf("ListRootfs = %q, %v", ids, err)
+	}
+	if err := s.DeleteRootfs("theirs"); err != nil {
+		t.Error(err)
+	}
+	if ids, err := other.ListRootfs(); err != nil || !slices.Equal(ids, []string{"theirs"}) {
+		t.Errorf("ListRootfs of the other = %q, %v", ids, err)
 	}
 	if err := errors.Join(s.DeleteRootfs("foreign"), other.DeleteRootfs("theirs")); err != nil {
 		t.Error(err)
@@ -187,8 +220,88 @@ func TestOwners(t *testing.T) {
 	if !s.store.Exists("foreign") {
 		t.Error("another program's container was deleted")
 	}
+	s.overlays = nil
 	if err := s.CreateRootfs("foreign", img); err == nil {
 		t.Error("took over another program's container")
+	}
+}
+
+// An image is let go when its last root filesystem has been gone for a while, and at once for who removes it, also when
+// that is another process; its own root filesystems keep it.
+func TestPin(t *testing.T) {
+	s := openStore(t)
+	img := mustLoad(t, s, "app", makeImage(t, "app"))
+	other := &Store{store: s.store, owner: "other"} // as `peapod image rm` is
+	if err := errors.Join(s.CreateRootfs("one", img), s.CreateRootfs("two", img)); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"one", "two"} {
+		if err := other.Remove("app"); !errors.Is(err, ErrInUse) {
+			t.Errorf("Remove = %v, want ErrInUse", err)
+		}
+		if err := s.DeleteRootfs(id); err != nil {
+			t.Error(err)
+		}
+	}
+	s.overlays.mu.Lock()
+	waiting := len(s.overlays.idle)
+	s.overlays.mu.Unlock()
+	if waiting != 1 {
+		t.Errorf("%d images wait for being let go", waiting)
+	}
+	if err := other.Remove("app"); err != nil {
+		t.Error(err)
+	}
+}
+
+// More layers than their paths have room for in a page of mount options.
+func TestManyLayers(t *testing.T) {
+	s := openStore(t)
+	var words []string
+	for i := range 60 {
+		words = append(words, fmt.Sprintf("word-%d", i))
+	}
+	img := mustLoad(t, s, "deep", makeImage(t, words...))
+	if err := s.CreateRootfs("c", img); err != nil {
+		t.Fatal(err)
+	}
+	path, err := s.MountRootfs("c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, word := range words {
+		if _, err := os.Stat(filepath.Join(path, word)); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// The root folder has the mode and the owner that the image gives it.
+func TestRootFolder(t *testing.T) {
+	s := openStore(t)
+	img := mustLoad(t, s, "app", makeImage(t, "app"))
+	if err := s.CreateRootfs("c", img); err != nil {
+		t.Fatal(err)
+	}
+	base, err := s.base(img.ID[len(idPrefix):])
+	if err != nil {
+		t.Fatal(err)
+	}
+	lower := filepath.Join(s.overlays.home, base.lower)
+	if err := errors.Join(unix.Chmod(lower, 0o1751), os.Chown(lower, 5, 6)); err != nil {
+		t.Fatal(err)
+	}
+	clear(s.overlays.bases)
+	if err := s.CreateRootfs("d", img); err != nil {
+		t.Fatal(err)
+	}
+	path, err := s.MountRootfs("d")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil || st.Mode&0o7777 != 0o1751 || st.Uid != 5 || st.Gid != 6 {
+		t.Errorf("/ has mode %o, owner %d:%d, %v", st.Mode, st.Uid, st.Gid, err)
 	}
 }
 

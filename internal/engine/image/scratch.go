@@ -33,7 +33,7 @@ func (s *Store) newScratch() (*scratch, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot make a working folder: %w", err)
 	}
-	lock, err := lockFolder(path, unix.LOCK_NB)
+	lock, err := lockFolder(path, unix.LOCK_EX|unix.LOCK_NB)
 	if err != nil {
 		return nil, fmt.Errorf("cannot lock working folder: %w", err)
 	}
@@ -45,7 +45,7 @@ func (s *Store) lockScratchRoot() (*os.File, error) {
 	if err := os.MkdirAll(s.scratchRoot(), 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make a working folder: %w", err)
 	}
-	root, err := lockFolder(s.scratchRoot(), 0)
+	root, err := lockFolder(s.scratchRoot(), unix.LOCK_EX)
 	if err != nil {
 		return nil, fmt.Errorf("cannot lock the working folders: %w", err)
 	}
@@ -83,7 +83,7 @@ func (s *Store) sweepScratch() error {
 			continue
 		}
 		path := filepath.Join(s.scratchRoot(), entry.Name())
-		lock, err := lockFolder(path, unix.LOCK_NB)
+		lock, err := lockFolder(path, unix.LOCK_EX|unix.LOCK_NB)
 		if err != nil {
 			continue // in use, or gone
 		}
@@ -93,12 +93,12 @@ func (s *Store) sweepScratch() error {
 	return nil
 }
 
-func lockFolder(path string, flags int) (*os.File, error) {
+func lockFolder(path string, how int) (*os.File, error) {
 	folder, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(folder.Fd()), unix.LOCK_EX|flags); err != nil {
+	if err := unix.Flock(int(folder.Fd()), how); err != nil {
 		_ = folder.Close()
 		return nil, err
 	}
