@@ -107,7 +107,7 @@ func Run(ctx context.Context, cfg Config, ready func(Up)) (err error) {
 	return g.Wait()
 }
 
-// serve starts what needs the API: scheduler, controllers, agent.
+// serve starts what needs the API: scheduler, controllers, agent. It returns when ctx ends.
 func serve(ctx context.Context, g *errgroup.Group, cfg Config, server *apiserver.Server, eng *engine.Engine, ready func(Up)) error {
 	up := Up{Address: server.Address(), Kubeconfig: filepath.Join(cfg.DataDir, "kubeconfig")}
 	if err := writeKubeconfigs(cfg, server); err != nil {
@@ -132,7 +132,7 @@ func serve(ctx context.Context, g *errgroup.Group, cfg Config, server *apiserver
 	})
 	if cfg.NoAgent {
 		ready(up)
-		settle(cfg)
+		keepSmall(ctx, cfg.Log)
 		return nil
 	}
 	nodeAgent, err := newAgent(cfg, server, eng)
@@ -146,15 +146,8 @@ func serve(ctx context.Context, g *errgroup.Group, cfg Config, server *apiserver
 		up.NodeName = cfg.NodeName
 		ready(up)
 	}
-	settle(cfg)
+	keepSmall(ctx, cfg.Log)
 	return nil
-}
-
-// settle ends the boot.
-func settle(cfg Config) {
-	if err := releaseBoot(); err != nil {
-		cfg.Log.Warn("cannot give back the memory that the start needed", "error", err)
-	}
 }
 
 func newAgent(cfg Config, server *apiserver.Server, eng *engine.Engine) (*agent.Agent, error) {

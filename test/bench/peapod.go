@@ -14,8 +14,12 @@ import (
 	"peapod.dev/peapod/test/instance"
 )
 
-// settle is how long the daemon is left alone before its memory is read.
-const settle = 5 * time.Second
+const (
+	// settle is how long the daemon is left alone before its memory is read.
+	settle = 10 * time.Second
+	// trap is how long a Pod's shell is given to set its trap: until then, as process 1, it ignores TERM.
+	trap = 50 * time.Millisecond
+)
 
 // Names of the figures that podman is measured by too.
 const (
@@ -96,6 +100,9 @@ func measureInstance(ctx context.Context, o options, pod *instance.Instance) ([]
 				return nil, err
 			}
 			f.Samples = append(f.Samples, milliseconds(took))
+			if err := pause(ctx, trap); err != nil {
+				return nil, err
+			}
 			if took, err = s.deleteGone(ctx, name); err != nil {
 				return nil, err
 			}
