@@ -2,6 +2,7 @@ package plan_test
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -82,6 +83,10 @@ func TestScripts(t *testing.T) {
 				}
 			case "slow": // hooks and kills take until `hook` and `exit` say otherwise
 				m.slow = true
+			case "lose": // lose NAME: the engine cannot tell its state
+				m.seen.Latest(arg(0)).State = plan.Unknown
+			case "vanish": // vanish NAME: the engine knows it no more
+				m.seen.Containers = slices.DeleteFunc(slices.Clone(m.seen.Containers), func(c plan.Container) bool { return c.Name == arg(0) })
 			case "hook": // hook NAME: its postStart hook returns
 				m.seen.Latest(arg(0)).PostStartDone = true
 				delete(m.seen.InFlight, "start "+arg(0))
