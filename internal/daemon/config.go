@@ -41,6 +41,9 @@ type Config struct {
 	Log     *slog.Logger
 }
 
+// LongestRestartPeriod is the default, and the bound, of Config.MaxRestartPeriod, as in the kubelet's configuration.
+const LongestRestartPeriod = 300 * time.Second
+
 // Instance is what a data folder remembers of the daemon that uses it, for `peapod down` and `status`.
 type Instance struct {
 	RunDir  string
@@ -78,7 +81,7 @@ func (c *Config) complete() error {
 			return fmt.Errorf("cannot use label %q=%q (--node-labels): %s", k, v, strings.Join(problems, "; "))
 		}
 	}
-	if p := c.MaxRestartPeriod; p < time.Second || p > 300*time.Second {
+	if p := c.MaxRestartPeriod; p < time.Second || p > LongestRestartPeriod {
 		return fmt.Errorf("cannot use %s as --max-container-restart-period: it must be between 1s and 300s", p)
 	}
 	if !c.PodCIDR.Addr().Is4() || c.PodCIDR.Bits() > 28 {

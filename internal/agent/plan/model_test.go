@@ -243,7 +243,7 @@ func (m *model) describe() string {
 	fmt.Fprintln(&out)
 	for _, list := range [][]v1.ContainerStatus{s.InitContainerStatuses, s.ContainerStatuses, s.EphemeralContainerStatuses} {
 		for _, c := range list {
-			fmt.Fprintf(&out, "%s: %s restarts=%d started=%t ready=%t", c.Name, state(c.State), c.RestartCount, *c.Started, c.Ready)
+			fmt.Fprintf(&out, "%s: %s restarts=%d started=%t ready=%t", c.Name, state(c.State), c.RestartCount, c.Started != nil && *c.Started, c.Ready)
 			if c.LastTerminationState.Terminated != nil {
 				fmt.Fprintf(&out, " last=%s", state(c.LastTerminationState))
 			}

@@ -130,10 +130,15 @@ func start(seen *Observed, c *v1.Container, kind Kind, now time.Time, d *Decisio
 // ImageFailure tells whether the waiting reason is of the image, whose retries have their own back-off.
 func ImageFailure(reason string) bool {
 	switch reason {
-	case "ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "ImageInspectError", "RegistryUnavailable", "SignatureValidationFailed":
+	case "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "ImageInspectError":
 		return true
 	}
-	return false
+	return PullFailure(reason)
+}
+
+// PullFailure tells whether the waiting reason is that of a pull that has just failed.
+func PullFailure(reason string) bool {
+	return reason == "ErrImagePull" || reason == "RegistryUnavailable" || reason == "SignatureValidationFailed"
 }
 
 // mayRunAgain tells whether a Pod whose sandbox died gets a new one.

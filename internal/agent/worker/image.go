@@ -47,7 +47,7 @@ func (w *Worker) pull(ctx context.Context, pod *v1.Pod, name string) {
 	}
 	now, old := time.Now(), w.memory.images[name]
 	delay := plan.BackoffBase
-	if old.Delay != 0 {
+	if old.Delay != 0 && plan.PullFailure(reason) { // what can be seen without a registry is looked at again soon
 		delay = min(2*old.Delay, plan.BackoffMax)
 	}
 	w.memory.images[name] = plan.Image{Failed: now, Retry: now.Add(delay), Delay: delay}
@@ -58,11 +58,11 @@ func (w *Worker) pull(ctx context.Context, pod *v1.Pod, name string) {
 // backOffPull shows that the next pull waits, once for each wait; the caller holds mu.
 func (w *Worker) backOffPull(pod *v1.Pod, a plan.BackOffPull) {
 	spec, f := plan.Spec(pod, a.Container), w.memory.failures[a.Container]
-	if spec == nil || f.Reason != errImagePull {
+	if spec == nil || !plan.PullFailure(f.Reason) {
 		return
 	}
 	w.memory.failures[a.Container] = plan.Failure{Reason: imagePullBackOff, At: f.At,
-		Message: fmt.Sprintf("Back-off pulling image %q: %s: %s", spec.Image, errImagePull, f.Message)}
+		Message: fmt.Sprintf("Back-off pulling image %q: %s: %s", spec.Image, f.Reason, f.Message)}
 	w.event(pod, spec, v1.EventTypeNormal, "BackOff", "Back-off pulling image %q", spec.Image)
 	w.event(pod, spec, v1.EventTypeWarning, "Failed", "Error: %s", imagePullBackOff)
 	w.Poke()
@@ -127,18 +127,27 @@ func (w *Worker) download(ctx context.Context, pod *v1.Pod, c *v1.Container, ima
 		w.event(pod, c, v1.EventTypeWarning, "Pulled", "Cannot reach the registry of image %q: using the copy on this machine", c.Image)
 		return present, "", ""
 	}
+	var texts []string
 	for _, e := range errs {
-		if m := grpcstatus.Convert(e).Message(); message == "" {
-			message = m
-		} else {
-			message += "; " + m
+		texts = append(texts, grpcstatus.Convert(e).Message())
+	}
+	message = strings.Join(texts, "; ")
+	w.event(pod, c, v1.EventTypeWarning, "Failed", "Failed to pull image %q: %s", c.Image, message)
+	reason, message = pullReason(c.Image, message)
+	return nil, reason, message
+}
+
+// pullReason is the waiting reason and message of a failed pull: a runtime may tell two kinds of failure apart by a prefix.
+func pullReason(image, message string) (reason, told string) {
+	for kind, text := range map[error]string{
+		crierrors.ErrRegistryUnavailable:       "the registry is unavailable",
+		crierrors.ErrSignatureValidationFailed: "the signature validation failed",
+	} {
+		if rest, ok := strings.CutPrefix(message, kind.Error()); ok {
+			return kind.Error(), fmt.Sprintf("image pull failed for %s because %s%s", image, text, rest)
 		}
 	}
-	w.event(pod, c, v1.EventTypeWarning, "Failed", "Failed to pull image %q: %s", c.Image, message)
-	if errors.Is(errs[len(errs)-1], crierrors.ErrRegistryUnavailable) || strings.HasPrefix(message, crierrors.ErrRegistryUnavailable.Error()) {
-		message = strings.TrimPrefix(message, crierrors.ErrRegistryUnavailable.Error()+": ")
-	}
-	return nil, errImagePull, message
+	return errImagePull, message
 }
 
 // pulled asks for an image that has just been pulled.
