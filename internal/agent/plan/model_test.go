@@ -23,9 +23,10 @@ type model struct {
 	seen   plan.Observed
 	status v1.PodStatus
 	ids    int
-	slow   bool     // hooks and kills do not end by themselves
-	refuse string   // the reason for which containers cannot be created
-	log    []string // every action carried out
+	slow   bool          // hooks and kills do not end by themselves
+	max    time.Duration // the node's longest restart back-off, zero for the default
+	refuse string        // the reason for which containers cannot be created
+	log    []string      // every action carried out
 }
 
 func newModel(manifest string) (*model, error) {
@@ -110,7 +111,9 @@ func (m *model) do(a plan.Action) bool {
 			return m.launch(a)
 		}
 		if since := m.seen.BackoffSince(a.Name); !since.IsZero() {
-			m.seen.Backoff[a.Name] = m.seen.Backoff[a.Name].Next(since, m.now)
+			b := m.seen.Backoff[a.Name]
+			b.Max = m.max
+			m.seen.Backoff[a.Name] = b.Next(since, m.now)
 		}
 		delete(m.seen.Images, a.Name)
 		delete(m.seen.Renew, a.Name)
@@ -135,13 +138,13 @@ func (m *model) do(a plan.Action) bool {
 		m.seen.Latest(a.Name).PostStartDone = true
 		delete(m.seen.InFlight, a.Key())
 	case plan.KillContainer:
+		if a.Renew {
+			m.seen.Renew[a.Name] = true
+		}
 		if a.Hold || m.slow {
 			shown := m.seen.InFlight[a.String()]
 			m.seen.InFlight[a.String()] = true
 			return !shown
-		}
-		if a.Renew {
-			m.seen.Renew[a.Name] = true
 		}
 		m.exit(a.Name, 137)
 	case plan.ResizeContainer:
@@ -149,7 +152,7 @@ func (m *model) do(a plan.Action) bool {
 	case plan.RemoveContainer:
 		m.seen.Containers = slices.DeleteFunc(slices.Clone(m.seen.Containers), func(c plan.Container) bool { return c.ID == a.ID })
 	case plan.BackOff:
-		if m.seen.Failures[a.Name].Reason == "CrashLoopBackOff" {
+		if f := m.seen.Failures[a.Name]; f.Reason == "CrashLoopBackOff" && f.Message == a.Delay.String() {
 			return false
 		}
 		m.seen.Failures[a.Name] = plan.Failure{Reason: "CrashLoopBackOff", Message: a.Delay.String(), At: m.now}

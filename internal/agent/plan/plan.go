@@ -199,8 +199,11 @@ func prepare(pod *v1.Pod, seen *Observed, now time.Time, d *Decision) {
 	default:
 		d.add(SetupVolumes{})
 	}
+	done := appStarted(pod, seen)
 	for i := range pod.Spec.InitContainers {
-		ahead(seen, pod.Spec.InitContainers[i].Name, now, d)
+		if c := &pod.Spec.InitContainers[i]; !done || podutil.IsRestartableInitContainer(c) {
+			ahead(seen, c.Name, now, d)
+		}
 	}
 	for i := range pod.Spec.Containers {
 		ahead(seen, pod.Spec.Containers[i].Name, now, d)

@@ -2,7 +2,6 @@ package worker
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -120,7 +119,6 @@ func (w *Worker) download(ctx context.Context, pod *v1.Pod, c *v1.Container, ima
 		}
 		errs = append(errs, err)
 	}
-	err = errors.Join(errs...)
 	if present != nil && unreachable(errs[len(errs)-1]) {
 		// No registry can be asked and the machine has this very image: it was put there on purpose
 		// (`peapod image load`), see docs/adr/0002-local-images.md.
