@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -199,6 +200,58 @@ func TestFailedPostStartKillsTheContainer(t *testing.T) {
 		b.wantEvent("FailedPostStartHook")
 		if got := b.waiting(); got != "PostStartHookError" {
 			t.Errorf("waiting reason is %q", got)
+		}
+	})
+}
+
+func TestAPostStartHookHoldsUpTheNextContainer(t *testing.T) {
+	run(t, func(p *v1.Pod) {
+		second := *p.Spec.Containers[0].DeepCopy()
+		second.Name = "second"
+		lifecycle(p)
+		p.Spec.Containers = append(p.Spec.Containers, second)
+	}, func(b *bench) {
+		b.fakes.hook = 3 * time.Second
+		b.engine.exit("app-0", 1) // the first hook had taken no time
+		b.engine.exit("second-0", 1)
+		b.pass(2 * time.Second)
+		before := []string{"sandbox", "create app-0", "start app-0", "hook app-0 postStart", "create second-0", "start second-0",
+			"create app-1", "start app-1", "hook app-1 postStart"}
+		b.wantLog(before...)
+		b.pass(time.Second)
+		b.wantLog(append(before, "create second-1", "start second-1")...)
+	})
+}
+
+func TestContainersStartInOrder(t *testing.T) {
+	run(t, func(p *v1.Pod) {
+		for _, name := range []string{"second", "third"} {
+			c := *p.Spec.Containers[0].DeepCopy()
+			c.Name = name
+			p.Spec.Containers = append(p.Spec.Containers, c)
+		}
+	}, func(b *bench) {
+		var starts []string
+		for _, line := range b.engine.log {
+			if strings.HasPrefix(line, "start ") {
+				starts = append(starts, line)
+			}
+		}
+		if want := []string{"start app-0", "start second-0", "start third-0"}; !slices.Equal(starts, want) {
+			t.Errorf("containers started in the order %v", starts)
+		}
+	})
+}
+
+func TestLongestBackOff(t *testing.T) {
+	run(t, nil, func(b *bench) {
+		b.worker.cfg.MaxRestartPeriod = 2 * time.Second
+		for i := range 4 {
+			b.engine.exit(fmt.Sprintf("app-%d", i), 1)
+			b.pass(2 * time.Second)
+		}
+		if s := b.status().ContainerStatuses[0]; s.State.Running == nil || s.RestartCount != 4 {
+			t.Errorf("with back-offs of 2 s at most the container is %+v", s)
 		}
 	})
 }
