@@ -281,6 +281,14 @@ func TestImageThatIsNeverPulled(t *testing.T) {
 			t.Errorf("waiting reason is %q", got)
 		}
 		b.wantEvent(`Container image "nosuch" is not present with pull policy of Never`)
+		b.pass(5 * time.Minute)
+		b.engine.mu.Lock()
+		b.engine.images["docker.io/library/nosuch:latest"] = true
+		b.engine.mu.Unlock()
+		b.pass(10 * time.Second)
+		if s := b.status().ContainerStatuses[0]; s.State.Running == nil {
+			t.Errorf("10 s after its image was loaded the container is %+v", s.State)
+		}
 	})
 }
 
