@@ -67,6 +67,8 @@ func violation(m *model, a plan.Action) string {
 		return "an ending pod starts a container"
 	case m.seen.ReadySandbox() == nil || !m.seen.Volumes.Ready:
 		return "a container starts before its sandbox and volumes"
+	case plan.RestartsAll(m.pod, &m.seen):
+		return "a container starts before all that are to start anew are gone"
 	case latest != nil && latest.State == plan.Running:
 		return "a container has two attempts alive"
 	case latest != nil && latest.State != plan.Created && start.Kind == plan.App && m.pod.Spec.RestartPolicy == v1.RestartPolicyNever:
@@ -145,7 +147,8 @@ func randomPod(random *rand.Rand) string {
 	const hook = ", lifecycle: {postStart: {exec: {command: [\"true\"]}}}"
 	out += "  containers:\n  - {name: a, image: x" + []string{"", hook}[random.Intn(2)] + "}\n"
 	if random.Intn(2) == 0 {
-		out += "  - {name: b, image: x" + hook + "}\n"
+		const rules = ", restartPolicy: Never, restartPolicyRules: [{action: RestartAllContainers, exitCodes: {operator: In, values: [1]}}]"
+		out += "  - {name: b, image: x" + hook + []string{"", rules}[random.Intn(2)] + "}\n"
 	}
 	return out
 }

@@ -99,7 +99,7 @@ func (w *Worker) ensure(ctx context.Context, pod *v1.Pod, c *v1.Container) (foun
 func (w *Worker) download(ctx context.Context, pod *v1.Pod, c *v1.Container, image *runtimeapi.ImageSpec, present *runtimeapi.Image) (found *runtimeapi.Image, reason, message string) {
 	w.event(pod, c, v1.EventTypeNormal, "Pulling", "Pulling image %q", c.Image)
 	begin := time.Now()
-	auths, err := w.cfg.Credentials(ctx, pod, image.Image)
+	auths, missing, err := w.cfg.Credentials(ctx, pod, image.Image)
 	if err != nil {
 		return nil, errImagePull, err.Error()
 	}
@@ -131,7 +131,10 @@ func (w *Worker) download(ctx context.Context, pod *v1.Pod, c *v1.Container, ima
 	}
 	message = strings.Join(texts, "; ")
 	w.event(pod, c, v1.EventTypeWarning, "Failed", "Failed to pull image %q: %s", c.Image, message)
-	reason, message = pullReason(c.Image, message)
+	if reason, message = pullReason(c.Image, message); reason == errImagePull && len(missing) > 0 {
+		w.event(pod, nil, v1.EventTypeWarning, "FailedToRetrieveImagePullSecret",
+			"Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.", strings.Join(missing, ", "))
+	}
 	return nil, reason, message
 }
 

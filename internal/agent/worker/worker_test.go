@@ -54,10 +54,12 @@ func run(t *testing.T, edit func(*v1.Pod), body func(*bench)) {
 		b.fakes = &fakes{engine: b.engine}
 		b.worker = New(Config{
 			Engine: b.engine, Volumes: b.fakes, Specs: b.fakes, Hooks: b.fakes, Probes: b.fakes, Client: b.client, Events: b.events,
-			HostIPs:     func() []string { return []string{"192.0.2.1"} },
-			Credentials: func(context.Context, *v1.Pod, string) ([]*runtimeapi.AuthConfig, error) { return nil, nil },
-			Fits:        func(*v1.Pod) *plan.Failure { return nil },
-			PodDir:      func(types.UID) string { return dir }, Log: slog.New(slog.DiscardHandler),
+			HostIPs: func() []string { return []string{"192.0.2.1"} },
+			Credentials: func(context.Context, *v1.Pod, string) ([]*runtimeapi.AuthConfig, []string, error) {
+				return nil, []string{"gone"}, nil
+			},
+			Fits:   func(*v1.Pod) *plan.Failure { return nil },
+			PodDir: func(types.UID) string { return dir }, Log: slog.New(slog.DiscardHandler),
 		}, pod)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
@@ -304,6 +306,9 @@ func TestLocalImageStandsInForARegistryThatIsOut(t *testing.T) {
 			b.engine.mu.Unlock()
 			b.engine.exit("app-0", 1)
 			b.pass(0)
+			if want != "" {
+				b.wantEvent("Unable to retrieve some image pull secrets (gone); attempting")
+			}
 			if got := b.waiting(); got != want {
 				t.Errorf("%v: waiting reason is %q, want %q", code, got, want)
 			}
