@@ -67,7 +67,9 @@ type Config struct {
 	// Streams carries exec, attach and port-forward to the engine's containers.
 	Streams       streaming.Runtime
 	LeaseDuration time.Duration
-	Log           *slog.Logger
+	// MaxRestartPeriod is the longest back-off before a container is restarted (CrashLoopBackOff); zero means 300 s.
+	MaxRestartPeriod time.Duration
+	Log              *slog.Logger
 }
 
 // Agent is one node's agent.
@@ -138,7 +140,7 @@ func New(cfg Config) (*Agent, error) {
 		Engine: cfg.Engine, Volumes: a.volumes, Specs: &specs{a}, Probes: prober{a.probes},
 		Hooks:  hook.New(hook.Config{Engine: cfg.Engine, Recorder: a.events, Log: cfg.Log}),
 		Client: cfg.Client, Events: a.events, HostIPs: func() []string { return []string{a.nodeIP} },
-		Credentials: a.credentials, Fits: a.fits, PodDir: a.podDir, Log: cfg.Log,
+		Credentials: a.credentials, Fits: a.fits, MaxRestartPeriod: cfg.MaxRestartPeriod, PodDir: a.podDir, Log: cfg.Log,
 	}
 	a.machine = readMachine()
 	return a, nil

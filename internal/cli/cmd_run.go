@@ -45,7 +45,7 @@ is none, one is brought up for as long as this command runs.`,
 					log = newLogger(true)
 				}
 				err = daemon.Temporary(cmd.Context(), daemon.Config{
-					Listen: "127.0.0.1:0", KubeletListen: "0.0.0.0:0", PodCIDR: prefix, Log: log,
+					Listen: "127.0.0.1:0", KubeletListen: "0.0.0.0:0", PodCIDR: prefix, MaxRestartPeriod: daemon.LongestRestartPeriod, Log: log,
 				}, func(ctx context.Context, up daemon.Up) error { return use(ctx, up.Kubeconfig) })
 				if errors.Is(err, context.Canceled) {
 					err = nil

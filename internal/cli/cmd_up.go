@@ -54,6 +54,7 @@ Ctrl-C ends peapod and leaves the Pods running; the next up takes them over.
 	f.StringVar(&cfg.Runtime, "runtime", "", "OCI runtime, by name or path (default: crun or runc, whichever works)")
 	f.BoolVar(&cfg.NoAgent, "no-agent", false, "run no Pods on this machine")
 	f.DurationVar(&cfg.LeaseDuration, "node-lease-duration", 40*time.Second, "how long the node's lease holds")
+	f.DurationVar(&cfg.MaxRestartPeriod, "max-container-restart-period", daemon.LongestRestartPeriod, "longest back-off before a container is restarted: 1s to 300s")
 	f.BoolVarP(&verbose, "verbose", "v", false, "log more")
 	return cmd
 }

@@ -34,10 +34,15 @@ type Config struct {
 	// NoAgent runs the control plane alone.
 	NoAgent       bool
 	LeaseDuration time.Duration
+	// MaxRestartPeriod is the longest back-off before a container is restarted, 1 s to 300 s.
+	MaxRestartPeriod time.Duration
 	// Runtime is the OCI runtime's name or path; empty picks one that works here.
 	Runtime string
 	Log     *slog.Logger
 }
+
+// LongestRestartPeriod is the default, and the bound, of Config.MaxRestartPeriod, as in the kubelet's configuration.
+const LongestRestartPeriod = 300 * time.Second
 
 // Instance is what a data folder remembers of the daemon that uses it, for `peapod down` and `status`.
 type Instance struct {
@@ -75,6 +80,9 @@ func (c *Config) complete() error {
 		if problems := append(validation.IsQualifiedName(k), validation.IsValidLabelValue(v)...); len(problems) > 0 {
 			return fmt.Errorf("cannot use label %q=%q (--node-labels): %s", k, v, strings.Join(problems, "; "))
 		}
+	}
+	if p := c.MaxRestartPeriod; p < time.Second || p > LongestRestartPeriod {
+		return fmt.Errorf("cannot use %s as --max-container-restart-period: it must be between 1s and 300s", p)
 	}
 	if !c.PodCIDR.Addr().Is4() || c.PodCIDR.Bits() > 28 {
 		return fmt.Errorf("cannot use %s as --pod-cidr: an IPv4 range of /28 or larger is needed", c.PodCIDR)

@@ -39,6 +39,8 @@ type (
 		Kind    Kind
 		Attempt int
 		Resume  string
+		// Hold keeps its process back until a later plan lets go: containers start in order.
+		Hold bool
 	}
 	// FinishStart runs the postStart hook of a container that runs already: the agent was interrupted in between.
 	FinishStart struct{ Name, ID string }
@@ -52,6 +54,8 @@ type (
 		Deadline time.Time
 		// Hold keeps the stop signal back (not the preStop hook) until a later plan lets go: sidecars end last.
 		Hold bool
+		// Renew is true when it is to be started anew, whatever its exit code will be.
+		Renew bool
 	}
 	// ResizeContainer gives a running container the limits of the spec, and its Pod too.
 	ResizeContainer struct{ ID, Name string }
@@ -90,6 +94,9 @@ const (
 	PostStart Cause = "postStart hook"
 	Changed   Cause = "definition changed"
 	Resized   Cause = "resize"
+	// NotKnown kills what the engine cannot tell the state of, so that it does not run twice.
+	NotKnown   Cause = "unknown state"
+	AllRestart Cause = "restart of all containers"
 )
 
 func startKey(name string) string { return "start " + name }
@@ -118,6 +125,9 @@ func (a StartContainer) String() string {
 	s := fmt.Sprintf("start %s %s attempt=%d", a.Kind, a.Name, a.Attempt)
 	if a.Resume != "" {
 		s += " resume=" + a.Resume
+	}
+	if a.Hold {
+		s += " hold"
 	}
 	return s
 }

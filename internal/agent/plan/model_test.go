@@ -23,9 +23,10 @@ type model struct {
 	seen   plan.Observed
 	status v1.PodStatus
 	ids    int
-	slow   bool     // hooks and kills do not end by themselves
-	refuse string   // the reason for which containers cannot be created
-	log    []string // every action carried out
+	slow   bool          // hooks and kills do not end by themselves
+	max    time.Duration // the node's longest restart back-off, zero for the default
+	refuse string        // the reason for which containers cannot be created
+	log    []string      // every action carried out
 }
 
 func newModel(manifest string) (*model, error) {
@@ -38,7 +39,7 @@ func newModel(manifest string) (*model, error) {
 	m.pod.Status.Phase = v1.PodPending
 	m.seen = plan.Observed{
 		Images: map[string]plan.Image{}, Failures: map[string]plan.Failure{}, Backoff: map[string]plan.Backoff{},
-		StartTime: m.now, Volumes: plan.Volumes{TornDown: true}, InFlight: map[string]bool{},
+		StartTime: m.now, Volumes: plan.Volumes{TornDown: true}, InFlight: map[string]bool{}, Renew: map[string]bool{},
 	}
 	return m, nil
 }
@@ -62,8 +63,8 @@ func (m *model) plan() plan.Decision {
 func (m *model) stabilize() string {
 	var out strings.Builder
 	for range 100 {
-		d := m.plan()
 		before := fmt.Sprintf("%+v", m.seen)
+		d := m.plan()
 		for _, a := range d.Actions {
 			if m.do(a) {
 				fmt.Fprintln(&out, a)
@@ -106,30 +107,40 @@ func (m *model) do(a plan.Action) bool {
 	case plan.PullImage:
 		m.seen.Images[a.Container] = plan.Image{Ref: "sha256:" + a.Container}
 	case plan.StartContainer:
-		if latest := m.seen.Latest(a.Name); latest != nil && latest.State == plan.Exited {
-			m.seen.Backoff[a.Name] = m.seen.Backoff[a.Name].Next(latest.FinishedAt, m.now)
+		if latest := m.seen.Latest(a.Name); latest != nil && latest.State == plan.Created {
+			return m.launch(a)
+		}
+		if since := m.seen.BackoffSince(a.Name); !since.IsZero() {
+			b := m.seen.Backoff[a.Name]
+			b.Max = m.max
+			m.seen.Backoff[a.Name] = b.Next(since, m.now)
 		}
 		delete(m.seen.Images, a.Name)
+		delete(m.seen.Renew, a.Name)
 		if m.refuse != "" {
 			m.seen.Failures[a.Name] = plan.Failure{Reason: m.refuse, At: m.now}
 			return true
 		}
 		delete(m.seen.Failures, a.Name)
 		m.ids++
-		spec := plan.Spec(m.pod, a.Name)
 		m.seen.Containers = slices.Insert(slices.Clone(m.seen.Containers), 0, plan.Container{
 			ID: fmt.Sprintf("c%d", m.ids), Name: a.Name, Attempt: a.Attempt, SandboxID: m.seen.Sandbox().ID,
-			State: plan.Running, CreatedAt: m.now, StartedAt: m.now,
-			PostStartDone: spec.Lifecycle == nil || spec.Lifecycle.PostStart == nil || !m.slow,
-			Probes:        plan.Probes{Started: spec.StartupProbe == nil, Ready: spec.ReadinessProbe == nil},
+			State: plan.Created, CreatedAt: m.now, PostStartDone: !m.hooked(a.Name),
 		})
+		if m.launch(a); a.Hold {
+			m.seen.InFlight[a.Key()] = true
+		}
 	case plan.FinishStart:
-		if m.slow || m.seen.InFlight[a.Key()] {
+		if m.slow {
 			m.seen.InFlight[a.Key()] = true
 			return false
 		}
 		m.seen.Latest(a.Name).PostStartDone = true
+		delete(m.seen.InFlight, a.Key())
 	case plan.KillContainer:
+		if a.Renew {
+			m.seen.Renew[a.Name] = true
+		}
 		if a.Hold || m.slow {
 			shown := m.seen.InFlight[a.String()]
 			m.seen.InFlight[a.String()] = true
@@ -141,7 +152,7 @@ func (m *model) do(a plan.Action) bool {
 	case plan.RemoveContainer:
 		m.seen.Containers = slices.DeleteFunc(slices.Clone(m.seen.Containers), func(c plan.Container) bool { return c.ID == a.ID })
 	case plan.BackOff:
-		if m.seen.Failures[a.Name].Reason == "CrashLoopBackOff" {
+		if f := m.seen.Failures[a.Name]; f.Reason == "CrashLoopBackOff" && f.Message == a.Delay.String() {
 			return false
 		}
 		m.seen.Failures[a.Name] = plan.Failure{Reason: "CrashLoopBackOff", Message: a.Delay.String(), At: m.now}
@@ -154,10 +165,31 @@ func (m *model) do(a plan.Action) bool {
 	return true
 }
 
+// hooked tells whether the container has a postStart hook that takes its time.
+func (m *model) hooked(name string) bool {
+	spec := plan.Spec(m.pod, name)
+	return m.slow && spec.Lifecycle != nil && spec.Lifecycle.PostStart != nil
+}
+
+// launch starts the process of a container that has been made, unless it is to be held back.
+func (m *model) launch(a plan.StartContainer) bool {
+	if a.Hold {
+		return false
+	}
+	spec, c := plan.Spec(m.pod, a.Name), m.seen.Latest(a.Name)
+	c.State, c.StartedAt = plan.Running, m.now
+	c.Probes = plan.Probes{Started: spec.StartupProbe == nil, Ready: spec.ReadinessProbe == nil}
+	delete(m.seen.InFlight, a.Key())
+	if m.hooked(a.Name) {
+		m.seen.InFlight[a.Key()] = true
+	}
+	return true
+}
+
 // exit ends the newest attempt of a container, if it runs.
 func (m *model) exit(name string, code int32) {
 	c := m.seen.Latest(name)
-	if c == nil || c.State != plan.Running {
+	if c == nil || c.State != plan.Running && c.State != plan.Unknown {
 		return
 	}
 	c.State, c.ExitCode, c.FinishedAt, c.Reason = plan.Exited, code, m.now, "Completed"
@@ -195,7 +227,7 @@ func (m *model) reboot() {
 // crash is a new agent: only what can be observed again is left.
 func (m *model) crash() {
 	m.seen.Images, m.seen.Failures, m.seen.Backoff = map[string]plan.Image{}, map[string]plan.Failure{}, map[string]plan.Backoff{}
-	m.seen.InFlight = map[string]bool{}
+	m.seen.InFlight, m.seen.Renew = map[string]bool{}, map[string]bool{}
 }
 
 // describe prints the status for people and golden files.
@@ -214,7 +246,7 @@ func (m *model) describe() string {
 	fmt.Fprintln(&out)
 	for _, list := range [][]v1.ContainerStatus{s.InitContainerStatuses, s.ContainerStatuses, s.EphemeralContainerStatuses} {
 		for _, c := range list {
-			fmt.Fprintf(&out, "%s: %s restarts=%d started=%t ready=%t", c.Name, state(c.State), c.RestartCount, *c.Started, c.Ready)
+			fmt.Fprintf(&out, "%s: %s restarts=%d started=%t ready=%t", c.Name, state(c.State), c.RestartCount, c.Started != nil && *c.Started, c.Ready)
 			if c.LastTerminationState.Terminated != nil {
 				fmt.Fprintf(&out, " last=%s", state(c.LastTerminationState))
 			}

@@ -123,6 +123,8 @@ type Failure struct {
 type Backoff struct {
 	Delay   time.Duration
 	Updated time.Time
+	// Max is the longest delay that the node allows; zero means BackoffMax.
+	Max time.Duration
 }
 
 // End is a decision of the agent that the Pod has failed as a whole, e.g. DeadlineExceeded.

@@ -39,10 +39,14 @@ const retry = 10 * time.Second
 // add wants actions; wanting the same twice is wanting it once.
 func (d *Decision) add(actions ...Action) {
 	for _, a := range actions {
-		if !slices.ContainsFunc(d.Actions, func(b Action) bool { return b.Key() == a.Key() }) {
+		if !d.wants(a) {
 			d.Actions = append(d.Actions, a)
 		}
 	}
+}
+
+func (d *Decision) wants(a Action) bool {
+	return slices.ContainsFunc(d.Actions, func(b Action) bool { return b.Key() == a.Key() })
 }
 
 func (d *Decision) wake(at time.Time) {
@@ -88,47 +92,50 @@ func run(pod *v1.Pod, seen *Observed, now time.Time, d *Decision) {
 	for _, old := range seen.Sandboxes[1:] {
 		retire(seen, old, d)
 	}
-	var starts []Action
-	initialized, failed := inits(pod, seen, now, d, &starts)
+	if restartAll(pod, seen, d) {
+		return
+	}
+	var l line
+	initialized, failed := inits(pod, seen, now, d, &l)
 	if failed {
 		finish(pod, seen, d)
 		return
 	}
+	// Ephemeral containers are never restarted ("Ephemeral Containers"), and wait for nobody.
+	var debug line
 	for i := range pod.Spec.EphemeralContainers {
-		// Ephemeral containers are never restarted ("Ephemeral Containers").
 		c := (*v1.Container)(&pod.Spec.EphemeralContainers[i].EphemeralContainerCommon)
 		if latest := seen.Latest(c.Name); latest == nil || latest.State == Created {
-			start(seen, c, Ephemeral, now, d, &starts)
-		} else if latest.State == Running && !latest.PostStartDone {
-			d.add(FinishStart{Name: c.Name, ID: latest.ID})
+			debug.held = false
+			start(seen, c, Ephemeral, now, d, &debug)
 		}
 	}
 	if initialized {
-		if keep := apps(pod, seen, now, d, &starts); keep == 0 {
+		if keep := apps(pod, seen, now, d, &l); keep == 0 {
 			finish(pod, seen, d)
 			return
 		}
 	}
 	prepare(pod, seen, now, d)
 	if seen.Volumes.Ready {
-		d.add(starts...)
+		d.add(debug.starts...)
+		d.add(l.starts...)
 	}
 	collect(seen, d)
 }
 
 // apps plans the app containers of an initialized Pod and counts those that live or will.
-func apps(pod *v1.Pod, seen *Observed, now time.Time, d *Decision, starts *[]Action) (keep int) {
+func apps(pod *v1.Pod, seen *Observed, now time.Time, d *Decision, l *line) (keep int) {
 	for i := range pod.Spec.Containers {
 		c := &pod.Spec.Containers[i]
 		latest := seen.active(c.Name)
 		if latest != nil && latest.State == Running {
 			keep++
+			l.closed = l.closed || !latest.PostStartDone
 			if latest.Changed {
 				d.add(kill(pod, c, latest, Changed, fmt.Sprintf("Container %s definition changed, will be restarted", c.Name)))
 			} else if cause, failed := probeFailed(latest); failed {
-				restart := c.RestartPolicy == nil && pod.Spec.RestartPolicy != v1.RestartPolicyNever ||
-					c.RestartPolicy != nil && *c.RestartPolicy != v1.ContainerRestartPolicyNever
-				d.add(kill(pod, c, latest, cause, probeMessage("Container", c.Name, cause, restart)))
+				d.add(kill(pod, c, latest, cause, probeMessage("Container", c.Name, cause, restarts(pod, c))))
 			} else if !latest.PostStartDone {
 				d.add(FinishStart{Name: c.Name, ID: latest.ID})
 			} else {
@@ -136,10 +143,14 @@ func apps(pod *v1.Pod, seen *Observed, now time.Time, d *Decision, starts *[]Act
 			}
 			continue
 		}
-		if seen.Renew[c.Name] || shouldStart(pod, c, seen.Latest(c.Name)) {
+		switch {
+		case latest != nil && latest.State == Unknown:
 			keep++
-			start(seen, c, App, now, d, starts)
-		} else if seen.Starting(c.Name) {
+			d.add(killUnknown(pod, c, latest, "Container"))
+		case seen.Renew[c.Name] || shouldStart(pod, c, seen.Latest(c.Name)):
+			keep++
+			start(seen, c, App, now, d, l)
+		case seen.Starting(c.Name):
 			keep++ // the start itself is still reporting
 		}
 	}
@@ -188,8 +199,11 @@ func prepare(pod *v1.Pod, seen *Observed, now time.Time, d *Decision) {
 	default:
 		d.add(SetupVolumes{})
 	}
+	done := appStarted(pod, seen)
 	for i := range pod.Spec.InitContainers {
-		ahead(seen, pod.Spec.InitContainers[i].Name, now, d)
+		if c := &pod.Spec.InitContainers[i]; !done || podutil.IsRestartableInitContainer(c) {
+			ahead(seen, c.Name, now, d)
+		}
 	}
 	for i := range pod.Spec.Containers {
 		ahead(seen, pod.Spec.Containers[i].Name, now, d)

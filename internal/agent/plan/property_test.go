@@ -67,20 +67,39 @@ func violation(m *model, a plan.Action) string {
 		return "an ending pod starts a container"
 	case m.seen.ReadySandbox() == nil || !m.seen.Volumes.Ready:
 		return "a container starts before its sandbox and volumes"
+	case plan.RestartsAll(m.pod, &m.seen):
+		return "a container starts before all that are to start anew are gone"
 	case latest != nil && latest.State == plan.Running:
 		return "a container has two attempts alive"
-	case latest != nil && start.Kind == plan.App && m.pod.Spec.RestartPolicy == v1.RestartPolicyNever:
+	case latest != nil && latest.State != plan.Created && start.Kind == plan.App && m.pod.Spec.RestartPolicy == v1.RestartPolicyNever:
 		return "restartPolicy Never restarts"
-	case latest != nil && start.Attempt != latest.Attempt+1:
+	case latest != nil && start.Attempt != latest.Attempt+1 && !(latest.State == plan.Created && start.Attempt == latest.Attempt):
 		return "the restart count jumps"
 	}
 	if start.Kind == plan.App {
+		if before := blocking(m, spec.Name); before != "" && !start.Hold {
+			return "it starts before " + before + ", which is in its postStart hook"
+		}
 		for i := range m.pod.Spec.InitContainers {
 			c := &m.pod.Spec.InitContainers[i]
 			latest := m.seen.Latest(c.Name)
 			if !podutil.IsRestartableInitContainer(c) && (latest == nil || latest.State != plan.Exited || latest.ExitCode != 0) {
 				return fmt.Sprintf("app container %s starts before init container %s is done", spec.Name, c.Name)
 			}
+		}
+	}
+	return ""
+}
+
+// blocking names an app container before the named one that is in its postStart hook, "" if there is none.
+func blocking(m *model, name string) string {
+	for i := range m.pod.Spec.Containers {
+		c := &m.pod.Spec.Containers[i]
+		if c.Name == name {
+			break
+		}
+		if latest := m.seen.Latest(c.Name); latest != nil && latest.State == plan.Running && !latest.PostStartDone {
+			return c.Name
 		}
 	}
 	return ""
@@ -125,9 +144,11 @@ func randomPod(random *rand.Rand) string {
 			out += "  - {name: s, image: x, restartPolicy: Always}\n"
 		}
 	}
-	out += "  containers:\n  - {name: a, image: x}\n"
+	const hook = ", lifecycle: {postStart: {exec: {command: [\"true\"]}}}"
+	out += "  containers:\n  - {name: a, image: x" + []string{"", hook}[random.Intn(2)] + "}\n"
 	if random.Intn(2) == 0 {
-		out += "  - {name: b, image: x, lifecycle: {postStart: {exec: {command: [\"true\"]}}}}\n"
+		const rules = ", restartPolicy: Never, restartPolicyRules: [{action: RestartAllContainers, exitCodes: {operator: In, values: [1]}}]"
+		out += "  - {name: b, image: x" + hook + []string{"", rules}[random.Intn(2)] + "}\n"
 	}
 	return out
 }

@@ -8,7 +8,7 @@ import (
 )
 
 // The restart back-off of containers ("Pod Lifecycle", Container restart policy): 10 s, doubling to
-// 300 s, forgotten after twice the maximum without a restart.
+// 300 s or what the node says, forgotten after twice the maximum without a restart.
 const (
 	BackoffBase = 10 * time.Second
 	BackoffMax  = 300 * time.Second
@@ -29,12 +29,39 @@ func (b Backoff) In(end, now time.Time) (until time.Time, waits bool) {
 func (b Backoff) Next(end, now time.Time) Backoff {
 	delay := BackoffBase
 	if b.Delay != 0 && !b.expired(end) {
-		delay = min(2*b.Delay, BackoffMax)
+		delay = 2 * b.Delay
 	}
-	return Backoff{Delay: delay, Updated: now}
+	return Backoff{Delay: min(delay, b.longest()), Updated: now, Max: b.Max}
 }
 
-func (b Backoff) expired(end time.Time) bool { return end.Sub(b.Updated) > 2*BackoffMax }
+func (b Backoff) expired(end time.Time) bool { return end.Sub(b.Updated) > 2*b.longest() }
+
+func (b Backoff) longest() time.Duration {
+	if b.Max == 0 {
+		return BackoffMax
+	}
+	return b.Max
+}
+
+// BackoffSince is the end that the back-off of the named container's next start counts from, zero if there is none. A
+// container that was killed to be started anew counts from the end before, as the kubelet kills and starts it in one go.
+func (o *Observed) BackoffSince(name string) time.Time {
+	skip := o.Renew[name]
+	for i := range o.Containers {
+		c := &o.Containers[i]
+		if c.Name != name || c.State != Exited {
+			continue
+		}
+		if c.Changed {
+			break // another container has nothing to answer for
+		}
+		if !skip {
+			return c.FinishedAt
+		}
+		skip = false
+	}
+	return time.Time{}
+}
 
 // shouldStart tells whether the container is to be started, given its newest attempt in any sandbox.
 func shouldStart(pod *v1.Pod, c *v1.Container, latest *Container) bool {
@@ -44,8 +71,17 @@ func shouldStart(pod *v1.Pod, c *v1.Container, latest *Container) bool {
 	return podutil.ContainerShouldRestart(*c, pod.Spec, latest.ExitCode)
 }
 
+// restarts tells whether a container comes back that is killed, or of whose end nothing is known: rules on exit codes have
+// no say, there is none yet.
+func restarts(pod *v1.Pod, c *v1.Container) bool {
+	if c.RestartPolicy != nil {
+		return *c.RestartPolicy != v1.ContainerRestartPolicyNever
+	}
+	return pod.Spec.RestartPolicy != v1.RestartPolicyNever
+}
+
 // start plans the next attempt of a container that is not running.
-func start(seen *Observed, c *v1.Container, kind Kind, now time.Time, d *Decision, starts *[]Action) {
+func start(seen *Observed, c *v1.Container, kind Kind, now time.Time, d *Decision, l *line) {
 	latest := seen.Latest(c.Name)
 	a := StartContainer{Name: c.Name, Kind: kind}
 	if latest != nil {
@@ -56,12 +92,19 @@ func start(seen *Observed, c *v1.Container, kind Kind, now time.Time, d *Decisio
 		}
 	}
 	if seen.Starting(c.Name) {
-		*starts = append(*starts, a)
+		l.join(a, c)
 		return
 	}
-	if latest != nil && latest.State == Exited {
+	if l.closed {
+		return // its turn comes
+	}
+	if since := seen.BackoffSince(c.Name); !since.IsZero() && latest.State == Exited {
 		b := seen.Backoff[c.Name]
-		if until, waits := b.In(latest.FinishedAt, now); waits && !latest.Changed {
+		until, waits := b.In(since, now)
+		if waits && seen.Renew[c.Name] {
+			until, waits = b.In(latest.FinishedAt, now) // not in one go, then
+		}
+		if waits {
 			if shown := latest.FinishedAt.Add(settle); now.Before(shown) {
 				d.wake(shown)
 			} else {
@@ -78,17 +121,24 @@ func start(seen *Observed, c *v1.Container, kind Kind, now time.Time, d *Decisio
 		}
 	}
 	if a.Resume != "" || image(seen, c.Name, now, d) {
-		*starts = append(*starts, a)
+		l.join(a, c)
+	} else if d.wants(PullImage{c.Name}) {
+		l.closed = true
 	}
 }
 
 // ImageFailure tells whether the waiting reason is of the image, whose retries have their own back-off.
 func ImageFailure(reason string) bool {
 	switch reason {
-	case "ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "ImageInspectError", "RegistryUnavailable", "SignatureValidationFailed":
+	case "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "ImageInspectError":
 		return true
 	}
-	return false
+	return PullFailure(reason)
+}
+
+// PullFailure tells whether the waiting reason is that of a pull that has just failed.
+func PullFailure(reason string) bool {
+	return reason == "ErrImagePull" || reason == "RegistryUnavailable" || reason == "SignatureValidationFailed"
 }
 
 // mayRunAgain tells whether a Pod whose sandbox died gets a new one.

@@ -2,12 +2,14 @@ package plan_test
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/cockroachdb/datadriven"
+	v1 "k8s.io/api/core/v1"
 
 	"peapod.dev/peapod/internal/agent/plan"
 )
@@ -82,6 +84,37 @@ func TestScripts(t *testing.T) {
 				}
 			case "slow": // hooks and kills take until `hook` and `exit` say otherwise
 				m.slow = true
+			case "debug": // debug NAME: kubectl debug adds an ephemeral container
+				m.pod.Spec.EphemeralContainers = append(m.pod.Spec.EphemeralContainers,
+					v1.EphemeralContainer{EphemeralContainerCommon: v1.EphemeralContainerCommon{Name: arg(0), Image: "busybox"}})
+			case "longest-back-off": // longest-back-off DURATION: what the node was told
+				longest, err := time.ParseDuration(arg(0))
+				if err != nil {
+					d.Fatalf(t, "%v", err)
+				}
+				m.max = longest
+			case "crash-loop": // crash-loop NAME N: it ends N times, each as soon as it was started again; prints the back-offs
+				n, err := strconv.Atoi(arg(1))
+				if err != nil {
+					d.Fatalf(t, "%v", err)
+				}
+				var delays []string
+				for range n {
+					m.exit(arg(0), 1)
+					begun := m.now
+					for range 400 {
+						if m.stabilize(); m.seen.Latest(arg(0)).State == plan.Running {
+							break
+						}
+						m.now = m.now.Add(time.Second)
+					}
+					delays = append(delays, m.now.Sub(begun).String())
+				}
+				return strings.Join(delays, " ")
+			case "lose": // lose NAME: the engine cannot tell its state
+				m.seen.Latest(arg(0)).State = plan.Unknown
+			case "vanish": // vanish NAME: the engine knows it no more
+				m.seen.Containers = slices.DeleteFunc(slices.Clone(m.seen.Containers), func(c plan.Container) bool { return c.Name == arg(0) })
 			case "hook": // hook NAME: its postStart hook returns
 				m.seen.Latest(arg(0)).PostStartDone = true
 				delete(m.seen.InFlight, "start "+arg(0))

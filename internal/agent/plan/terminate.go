@@ -1,6 +1,8 @@
 package plan
 
 import (
+	"strings"
+
 	v1 "k8s.io/api/core/v1"
 	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
 )
@@ -13,7 +15,7 @@ func terminate(pod *v1.Pod, seen *Observed, d *Decision) {
 	alive := killAll(pod, seen, d)
 	for key := range seen.InFlight {
 		// A start that is being undone still holds the container.
-		alive = alive || len(key) > 6 && key[:6] == "start "
+		alive = alive || strings.HasPrefix(key, startKey(""))
 	}
 	if alive {
 		return
@@ -128,6 +130,12 @@ func kill(pod *v1.Pod, spec *v1.Container, c *Container, cause Cause, message st
 	if k.Message == "" {
 		k.Message = "Stopping container " + c.Name
 	}
+	switch cause {
+	case Changed, Resized, NotKnown:
+		k.Renew = true
+	case Liveness, Startup:
+		k.Renew = restarts(pod, spec)
+	}
 	switch {
 	case pod.DeletionGracePeriodSeconds != nil:
 		k.Grace = *pod.DeletionGracePeriodSeconds
@@ -142,6 +150,11 @@ func kill(pod *v1.Pod, spec *v1.Container, c *Container, cause Cause, message st
 		k.Grace = *pod.Spec.TerminationGracePeriodSeconds
 	}
 	return k
+}
+
+// killUnknown plans the end of a container of which the engine cannot tell whether it runs.
+func killUnknown(pod *v1.Pod, spec *v1.Container, c *Container, kind string) KillContainer {
+	return kill(pod, spec, c, NotKnown, kind+` is in "unknown" state, try killing it before restart`)
 }
 
 // Spec finds a container of any kind in the Pod, nil if it has none of that name.

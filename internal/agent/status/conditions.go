@@ -16,8 +16,14 @@ import (
 var own = map[v1.PodConditionType]bool{
 	v1.PodScheduled: true, v1.PodReady: true, v1.PodInitialized: true,
 	v1.ContainersReady: true, v1.PodReadyToStartContainers: true,
-	v1.PodResizePending: true, v1.PodResizeInProgress: true,
+	v1.PodResizePending: true, v1.PodResizeInProgress: true, v1.AllContainersRestarting: true,
 }
+
+// Reasons of the conditions of a Pod that has ended.
+const (
+	podCompleted = "PodCompleted"
+	podFailed    = "PodFailed"
+)
 
 // conditions computes status.conditions ("Pod Lifecycle", Pod conditions).
 func conditions(pod *v1.Pod, in Input, s *v1.PodStatus, now time.Time) {
@@ -27,8 +33,11 @@ func conditions(pod *v1.Pod, in Input, s *v1.PodStatus, now time.Time) {
 		}
 	}
 	ready := containersReady(pod, s)
-	list := []v1.PodCondition{sandboxReady(in.Seen), initializedCondition(pod, s), gated(pod, s, ready), ready,
+	list := []v1.PodCondition{sandboxReady(in.Seen), initializedCondition(pod, &in.Old, s), gated(pod, s, ready), ready,
 		{Type: v1.PodScheduled, Status: v1.ConditionTrue}}
+	if podutil.AllContainersCouldRestart(&pod.Spec) {
+		list = append(list, allRestarting(pod, in, s.Phase))
+	}
 	if c, ok := resizing(in.Seen); ok && !podutil.IsPodPhaseTerminal(s.Phase) {
 		list = append(list, c)
 	}
@@ -52,6 +61,12 @@ func conditions(pod *v1.Pod, in Input, s *v1.PodStatus, now time.Time) {
 	}
 }
 
+// holds tells whether the condition is true in s.
+func holds(s *v1.PodStatus, condition v1.PodConditionType) bool {
+	_, c := podutil.GetPodConditionFromList(s.Conditions, condition)
+	return c != nil && c.Status == v1.ConditionTrue
+}
+
 // resizing is the condition of a resize that is not done: pending with a reason, or in progress.
 func resizing(seen *plan.Observed) (c v1.PodCondition, ok bool) {
 	for i := range seen.Containers {
@@ -64,6 +79,25 @@ func resizing(seen *plan.Observed) (c v1.PodCondition, ok bool) {
 		return v1.PodCondition{Type: v1.PodResizeInProgress, Status: v1.ConditionTrue}, true
 	}
 	return c, false
+}
+
+// allRestarting is the condition of a Pod whose rules can restart all its containers.
+func allRestarting(pod *v1.Pod, in Input, phase v1.PodPhase) v1.PodCondition {
+	c := v1.PodCondition{Type: v1.AllContainersRestarting, Status: v1.ConditionFalse}
+	switch phase {
+	case v1.PodSucceeded:
+		c.Reason = podCompleted
+		return c
+	case v1.PodFailed:
+		c.Reason = podFailed
+		return c
+	}
+	for spec := range podutil.ContainerIter(&pod.Spec, podutil.InitContainers|podutil.Containers) {
+		if in.restarting && in.Seen.Latest(spec.Name) != nil { // not all are gone yet
+			c.Status, c.Reason, c.Message = v1.ConditionTrue, "RestartAllContainersStarted", "container exited with restart policy rule"
+		}
+	}
+	return c
 }
 
 // disruption tells whether ending for the reason is a disruption in the sense of the condition DisruptionTarget.
@@ -85,10 +119,10 @@ func sandboxReady(seen *plan.Observed) v1.PodCondition {
 	return c
 }
 
-func initializedCondition(pod *v1.Pod, s *v1.PodStatus) v1.PodCondition {
+func initializedCondition(pod *v1.Pod, old, s *v1.PodStatus) v1.PodCondition {
 	c := v1.PodCondition{Type: v1.PodInitialized, Status: v1.ConditionTrue}
 	if s.Phase == v1.PodSucceeded {
-		c.Reason = "PodCompleted"
+		c.Reason = podCompleted
 		return c
 	}
 	for _, app := range s.ContainerStatuses {
@@ -108,7 +142,7 @@ func initializedCondition(pod *v1.Pod, s *v1.PodStatus) v1.PodCondition {
 			open = append(open, spec.Name)
 		}
 	}
-	if len(open) > 0 {
+	if len(open) > 0 && !holds(old, v1.PodInitialized) { // once true it stays
 		c.Status, c.Reason = v1.ConditionFalse, "ContainersNotInitialized"
 		c.Message = fmt.Sprintf("containers with incomplete status: %s", open)
 	}
@@ -119,10 +153,10 @@ func containersReady(pod *v1.Pod, s *v1.PodStatus) v1.PodCondition {
 	c := v1.PodCondition{Type: v1.ContainersReady, Status: v1.ConditionFalse}
 	switch s.Phase {
 	case v1.PodSucceeded:
-		c.Reason = "PodCompleted"
+		c.Reason = podCompleted
 		return c
 	case v1.PodFailed:
-		c.Reason = "PodFailed"
+		c.Reason = podFailed
 		return c
 	}
 	var unready []string

@@ -17,6 +17,7 @@ const (
 	containerCreating      = "ContainerCreating"
 	podInitializing        = "PodInitializing"
 	containerStatusUnknown = "ContainerStatusUnknown"
+	restartingAll          = "RestartingAllContainers"
 )
 
 // Runtime prefixes container ids in the API, as in `peapod://ID`.
@@ -24,15 +25,20 @@ const Runtime = "peapod"
 
 // containers computes the statuses of one list of containers: init containers in the order of the spec,
 // others by name, as upstream does.
-func containers(pod *v1.Pod, specs []v1.Container, init bool, in Input, old []v1.ContainerStatus) []v1.ContainerStatus {
+func containers(pod *v1.Pod, specs []v1.Container, kind plan.Kind, in Input, old []v1.ContainerStatus) []v1.ContainerStatus {
 	out := make([]v1.ContainerStatus, 0, len(specs))
 	for i := range specs {
 		previous, _ := podutil.GetContainerStatus(old, specs[i].Name)
 		s := container(pod, &specs[i], in, previous)
-		probes(&specs[i], init, in.Seen.Latest(specs[i].Name), &s)
+		if kind == plan.Init && !in.restarting {
+			forgotten(pod, &specs[i], in.Seen, &s)
+		}
+		if kind != plan.Ephemeral { // these have no probes, and upstream says neither started nor ready of them
+			probes(&specs[i], kind == plan.Init, in.Seen.Latest(specs[i].Name), &s)
+		}
 		out = append(out, s)
 	}
-	if !init {
+	if kind != plan.Init {
 		slices.SortFunc(out, func(a, b v1.ContainerStatus) int { return strings.Compare(a.Name, b.Name) })
 	}
 	return out
@@ -63,11 +69,25 @@ func container(pod *v1.Pod, spec *v1.Container, in Input, old v1.ContainerStatus
 		s = seenContainer(newest)
 		s.RestartCount = max(s.RestartCount, old.RestartCount)
 		s.LastTerminationState = old.LastTerminationState
+		if old.State.Terminated != nil && old.ContainerID != s.ContainerID {
+			s.LastTerminationState = old.State
+			if newest.State == plan.Running && s.RestartCount == old.RestartCount {
+				s.RestartCount++ // the engine has lost count
+			}
+		}
 		if len(attempts) > 1 {
 			s.LastTerminationState = reported(seenContainer(attempts[1]).State, old.State, old.LastTerminationState)
 		}
 		s.State = reported(s.State, old.State)
+		if newest.State == plan.Unknown {
+			lost(old, &s)
+		}
 		resources(spec, newest, in.Seen.ResizePending != nil, old, &s)
+	case in.restarting && old.ContainerID != "" && old.State.Waiting == nil && in.Seen.Latest(spec.Name) == nil:
+		const message = "The container is removed because RestartAllContainers in place"
+		s.State = v1.ContainerState{Waiting: &v1.ContainerStateWaiting{Reason: restartingAll, Message: message}}
+		s.LastTerminationState.Terminated = &v1.ContainerStateTerminated{Reason: restartingAll, Message: message, ExitCode: 137}
+		s.RestartCount = old.RestartCount + 1
 	case old.State.Running != nil && old.ContainerID != "" && !in.Seen.Starting(spec.Name):
 		vanished(pod, old, &s)
 	}
@@ -121,6 +141,42 @@ func waits(pod *v1.Pod, spec *v1.Container, attempts []*plan.Container) bool {
 		}
 	}
 	return podutil.ContainerShouldRestart(*spec, pod.Spec, attempts[0].ExitCode)
+}
+
+// lost describes a container that ran and of which the engine cannot tell any more whether it does.
+func lost(old v1.ContainerStatus, s *v1.ContainerStatus) {
+	switch {
+	case old.State.Running != nil:
+		s.State = unlocated()
+		s.RestartCount = old.RestartCount + 1
+	case old.State.Terminated != nil && old.ContainerID == s.ContainerID:
+		s.State = old.State
+	}
+}
+
+// unlocated is the state of a container whose end nobody saw.
+func unlocated() v1.ContainerState {
+	return v1.ContainerState{Terminated: &v1.ContainerStateTerminated{
+		Reason:   containerStatusUnknown,
+		Message:  "The container could not be located when the pod was terminated",
+		ExitCode: 137,
+	}}
+}
+
+// forgotten describes a regular init container of which nothing is known, though app containers have been made: it was done.
+func forgotten(pod *v1.Pod, spec *v1.Container, seen *plan.Observed, s *v1.ContainerStatus) {
+	if podutil.IsRestartableInitContainer(spec) || s.State.Waiting == nil || seen.Latest(spec.Name) != nil {
+		return
+	}
+	for i := range pod.Spec.Containers {
+		if app := seen.Latest(pod.Spec.Containers[i].Name); app != nil && app.State != plan.Unknown {
+			s.State = v1.ContainerState{Terminated: &v1.ContainerStateTerminated{
+				Reason:  "Completed",
+				Message: "Unable to get init container status from container runtime and pod has been initialized, treat it as exited normally",
+			}}
+			return
+		}
+	}
 }
 
 // vanished describes a container that ran and that the engine knows no more.

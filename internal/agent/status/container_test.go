@@ -1,8 +1,12 @@
 package status
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 	"time"
+
+	v1 "k8s.io/api/core/v1"
 
 	"peapod.dev/peapod/internal/agent/plan"
 )
@@ -16,5 +20,25 @@ func TestStartOfWhatNeverStarted(t *testing.T) {
 	}
 	if got := s.State.Terminated.FinishedAt; !got.Time.Equal(end) {
 		t.Errorf("finishedAt %v, want %v", got, end)
+	}
+}
+
+// The termination messages of a Pod share 12 KiB, as the documentation of pod failure reasons says.
+func TestMessagesAreShortenedEvenly(t *testing.T) {
+	pod := &v1.Pod{Spec: v1.PodSpec{Containers: make([]v1.Container, 24)}}
+	seen := &plan.Observed{}
+	for i := range pod.Spec.Containers {
+		name := fmt.Sprintf("c%02d", i)
+		pod.Spec.Containers[i].Name = name
+		seen.Containers = append(seen.Containers, plan.Container{ID: name, Name: name, State: plan.Exited, Message: strings.Repeat("m", 4096)})
+	}
+	s := Compute(pod, Input{Seen: seen}, time.Unix(0, 0))
+	for _, c := range s.ContainerStatuses {
+		if n := len(c.State.Terminated.Message); n != 512 {
+			t.Errorf("the message of %s has %d bytes, want 512", c.Name, n)
+		}
+	}
+	if len(seen.Containers[0].Message) != 4096 {
+		t.Error("the observation was changed")
 	}
 }

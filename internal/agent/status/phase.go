@@ -39,7 +39,7 @@ func Phase(pod *v1.Pod, s *v1.PodStatus, ended bool) v1.PodPhase {
 		switch {
 		case !found || end == nil:
 			pendingInit++
-		case end.ExitCode != 0 && !podutil.ContainerShouldRestart(*spec, pod.Spec, end.ExitCode):
+		case end.ExitCode != 0 && !comesBack(pod, spec, end):
 			return v1.PodFailed
 		}
 	}
@@ -59,7 +59,7 @@ func Phase(pod *v1.Pod, s *v1.PodStatus, ended bool) v1.PodPhase {
 			waiting++
 		default:
 			stopped++
-			if !podutil.ContainerShouldRestart(*spec, pod.Spec, end.ExitCode) {
+			if !comesBack(pod, spec, end) {
 				final++
 			}
 			if c.State.Terminated != nil && end.ExitCode == 0 {
@@ -82,4 +82,9 @@ func Phase(pod *v1.Pod, s *v1.PodStatus, ended bool) v1.PodPhase {
 		return v1.PodFailed
 	}
 	return v1.PodPending
+}
+
+// comesBack tells whether an ended container is to be started again.
+func comesBack(pod *v1.Pod, spec *v1.Container, end *v1.ContainerStateTerminated) bool {
+	return end.Reason == restartingAll || podutil.ContainerShouldRestart(*spec, pod.Spec, end.ExitCode)
 }

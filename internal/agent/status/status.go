@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
 	"k8s.io/kubernetes/pkg/apis/core/v1/helper/qos"
+	kubecontainer "k8s.io/kubernetes/pkg/kubelet/container"
 
 	"peapod.dev/peapod/internal/agent/plan"
 )
@@ -27,6 +28,8 @@ type Input struct {
 	Finished bool
 	// HostIPs are the node's addresses, the primary first.
 	HostIPs []string
+
+	restarting bool // all containers are being removed to start anew
 }
 
 // Compute returns the status of pod at the instant now.
@@ -58,18 +61,19 @@ func Compute(pod *v1.Pod, in Input, now time.Time) v1.PodStatus {
 		conditions(pod, in, &s, now)
 		return s
 	}
-	s.InitContainerStatuses = containers(pod, pod.Spec.InitContainers, true, in, old.InitContainerStatuses)
+	in.restarting = plan.RestartsAll(pod, seen) || holds(&old, v1.AllContainersRestarting)
+	s.InitContainerStatuses = containers(pod, pod.Spec.InitContainers, plan.Init, in, old.InitContainerStatuses)
 	if !initialized(pod, &s) && !initialized(pod, &old) {
 		// App images are pulled ahead of their turn: what went wrong there is not the Pod's state yet.
 		in.Seen = withoutFailures(in.Seen, pod.Spec.Containers)
 	}
-	s.ContainerStatuses = containers(pod, pod.Spec.Containers, false, in, old.ContainerStatuses)
+	s.ContainerStatuses = containers(pod, pod.Spec.Containers, plan.App, in, old.ContainerStatuses)
 	if n := len(pod.Spec.EphemeralContainers); n > 0 {
 		specs := make([]v1.Container, n)
 		for i := range specs {
 			specs[i] = v1.Container(pod.Spec.EphemeralContainers[i].EphemeralContainerCommon)
 		}
-		s.EphemeralContainerStatuses = containers(pod, specs, false, in, old.EphemeralContainerStatuses)
+		s.EphemeralContainerStatuses = containers(pod, specs, plan.Ephemeral, in, old.EphemeralContainerStatuses)
 	}
 	if ended {
 		settleUnknown(pod, &s)
@@ -99,7 +103,24 @@ func Compute(pod *v1.Pod, in Input, now time.Time) v1.PodStatus {
 		s.Reason, s.Message = old.Reason, old.Message
 	}
 	conditions(pod, in, &s, now)
+	shorten(pod, &s)
 	return s
+}
+
+// shorten bounds the termination messages of a Pod: 12 KiB for all of its containers, divided evenly.
+func shorten(pod *v1.Pod, s *v1.PodStatus) {
+	each := kubecontainer.MaxPodTerminationMessageLogLength / (len(pod.Spec.InitContainers) + len(pod.Spec.Containers) + len(pod.Spec.EphemeralContainers))
+	for _, list := range [][]v1.ContainerStatus{s.InitContainerStatuses, s.ContainerStatuses, s.EphemeralContainerStatuses} {
+		for i := range list {
+			for _, state := range []*v1.ContainerState{&list[i].State, &list[i].LastTerminationState} {
+				if t := state.Terminated; t != nil && len(t.Message) > each {
+					short := *t
+					short.Message = t.Message[:each]
+					state.Terminated = &short
+				}
+			}
+		}
+	}
 }
 
 // refused tells whether the Pod ended before anything was said of its containers: they have no status then, so that
@@ -152,11 +173,7 @@ func addresses(pod *v1.Pod, in Input, s *v1.PodStatus) {
 
 // settleUnknown makes sure that an ended Pod claims no living or waiting container that may have run.
 func settleUnknown(pod *v1.Pod, s *v1.PodStatus) {
-	lost := v1.ContainerState{Terminated: &v1.ContainerStateTerminated{
-		Reason:   containerStatusUnknown,
-		Message:  "The container could not be located when the pod was terminated",
-		ExitCode: 137,
-	}}
+	lost := unlocated()
 	if initialized(pod, s) {
 		for i := range s.ContainerStatuses {
 			if c := &s.ContainerStatuses[i]; c.State.Terminated == nil {

@@ -17,6 +17,17 @@ type operation struct {
 	undo bool
 	// kill is set for plan.KillContainer: its deadline may be brought forward.
 	kill *killing
+	// turn is set for plan.StartContainer and closed when the container's process may begin.
+	turn   chan struct{}
+	turned bool
+}
+
+// letGo ends the hold of a start; the caller holds mu.
+func (op *operation) letGo() {
+	if op.turn != nil && !op.turned {
+		op.turned = true
+		close(op.turn)
+	}
 }
 
 // holdOff is how long an action that failed for no reason of the Pod's own waits.
@@ -32,8 +43,13 @@ func (w *Worker) apply(ctx context.Context, pod *v1.Pod, actions []plan.Action, 
 		key := a.Key()
 		wanted[key] = true
 		if op := w.ops[key]; op != nil {
-			if k, ok := a.(plan.KillContainer); ok && op.kill != nil {
-				op.kill.update(k)
+			switch a := a.(type) {
+			case plan.KillContainer:
+				op.kill.update(a)
+			case plan.StartContainer:
+				if !a.Hold {
+					op.letGo()
+				}
 			}
 			continue
 		}
@@ -71,6 +87,12 @@ func (w *Worker) begin(ctx context.Context, pod *v1.Pod, a plan.Action) {
 		op.undo = true
 	case plan.KillContainer:
 		op.kill = newKilling(a)
+	}
+	if s, ok := a.(plan.StartContainer); ok {
+		op.turn = make(chan struct{})
+		if !s.Hold {
+			op.letGo()
+		}
 	}
 	w.ops[a.Key()] = op
 	w.wg.Add(1)
@@ -111,7 +133,7 @@ func (w *Worker) do(ctx context.Context, pod *v1.Pod, a plan.Action, op *operati
 		w.pull(ctx, pod, a.Container)
 		return nil
 	case plan.StartContainer:
-		w.start(ctx, pod, a)
+		w.start(ctx, pod, a, op.turn)
 		return nil
 	case plan.FinishStart:
 		w.finishStart(ctx, pod, a)

@@ -2,7 +2,6 @@ package worker
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -47,7 +46,7 @@ func (w *Worker) pull(ctx context.Context, pod *v1.Pod, name string) {
 	}
 	now, old := time.Now(), w.memory.images[name]
 	delay := plan.BackoffBase
-	if old.Delay != 0 {
+	if old.Delay != 0 && plan.PullFailure(reason) { // what can be seen without a registry is looked at again soon
 		delay = min(2*old.Delay, plan.BackoffMax)
 	}
 	w.memory.images[name] = plan.Image{Failed: now, Retry: now.Add(delay), Delay: delay}
@@ -58,11 +57,11 @@ func (w *Worker) pull(ctx context.Context, pod *v1.Pod, name string) {
 // backOffPull shows that the next pull waits, once for each wait; the caller holds mu.
 func (w *Worker) backOffPull(pod *v1.Pod, a plan.BackOffPull) {
 	spec, f := plan.Spec(pod, a.Container), w.memory.failures[a.Container]
-	if spec == nil || f.Reason != errImagePull {
+	if spec == nil || !plan.PullFailure(f.Reason) {
 		return
 	}
 	w.memory.failures[a.Container] = plan.Failure{Reason: imagePullBackOff, At: f.At,
-		Message: fmt.Sprintf("Back-off pulling image %q: %s: %s", spec.Image, errImagePull, f.Message)}
+		Message: fmt.Sprintf("Back-off pulling image %q: %s: %s", spec.Image, f.Reason, f.Message)}
 	w.event(pod, spec, v1.EventTypeNormal, "BackOff", "Back-off pulling image %q", spec.Image)
 	w.event(pod, spec, v1.EventTypeWarning, "Failed", "Error: %s", imagePullBackOff)
 	w.Poke()
@@ -100,7 +99,7 @@ func (w *Worker) ensure(ctx context.Context, pod *v1.Pod, c *v1.Container) (foun
 func (w *Worker) download(ctx context.Context, pod *v1.Pod, c *v1.Container, image *runtimeapi.ImageSpec, present *runtimeapi.Image) (found *runtimeapi.Image, reason, message string) {
 	w.event(pod, c, v1.EventTypeNormal, "Pulling", "Pulling image %q", c.Image)
 	begin := time.Now()
-	auths, err := w.cfg.Credentials(ctx, pod, image.Image)
+	auths, missing, err := w.cfg.Credentials(ctx, pod, image.Image)
 	if err != nil {
 		return nil, errImagePull, err.Error()
 	}
@@ -120,25 +119,36 @@ func (w *Worker) download(ctx context.Context, pod *v1.Pod, c *v1.Container, ima
 		}
 		errs = append(errs, err)
 	}
-	err = errors.Join(errs...)
 	if present != nil && unreachable(errs[len(errs)-1]) {
 		// No registry can be asked and the machine has this very image: it was put there on purpose
 		// (`peapod image load`), see docs/adr/0002-local-images.md.
 		w.event(pod, c, v1.EventTypeWarning, "Pulled", "Cannot reach the registry of image %q: using the copy on this machine", c.Image)
 		return present, "", ""
 	}
+	var texts []string
 	for _, e := range errs {
-		if m := grpcstatus.Convert(e).Message(); message == "" {
-			message = m
-		} else {
-			message += "; " + m
+		texts = append(texts, grpcstatus.Convert(e).Message())
+	}
+	message = strings.Join(texts, "; ")
+	w.event(pod, c, v1.EventTypeWarning, "Failed", "Failed to pull image %q: %s", c.Image, message)
+	if reason, message = pullReason(c.Image, message); reason == errImagePull && len(missing) > 0 {
+		w.event(pod, nil, v1.EventTypeWarning, "FailedToRetrieveImagePullSecret",
+			"Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.", strings.Join(missing, ", "))
+	}
+	return nil, reason, message
+}
+
+// pullReason is the waiting reason and message of a failed pull: a runtime may tell two kinds of failure apart by a prefix.
+func pullReason(image, message string) (reason, told string) {
+	for kind, text := range map[error]string{
+		crierrors.ErrRegistryUnavailable:       "the registry is unavailable",
+		crierrors.ErrSignatureValidationFailed: "the signature validation failed",
+	} {
+		if rest, ok := strings.CutPrefix(message, kind.Error()); ok {
+			return kind.Error(), fmt.Sprintf("image pull failed for %s because %s%s", image, text, rest)
 		}
 	}
-	w.event(pod, c, v1.EventTypeWarning, "Failed", "Failed to pull image %q: %s", c.Image, message)
-	if errors.Is(errs[len(errs)-1], crierrors.ErrRegistryUnavailable) || strings.HasPrefix(message, crierrors.ErrRegistryUnavailable.Error()) {
-		message = strings.TrimPrefix(message, crierrors.ErrRegistryUnavailable.Error()+": ")
-	}
-	return nil, errImagePull, message
+	return errImagePull, message
 }
 
 // pulled asks for an image that has just been pulled.

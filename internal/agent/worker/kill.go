@@ -54,7 +54,7 @@ func (k *killing) now() (plan.KillContainer, time.Time, <-chan struct{}) {
 func (w *Worker) kill(ctx context.Context, pod *v1.Pod, k *killing) error {
 	a, _, _ := k.now()
 	spec := plan.Spec(pod, a.Name)
-	if a.Cause == plan.Changed || a.Cause == plan.Resized {
+	if a.Renew {
 		w.mu.Lock()
 		w.memory.renew[a.Name] = true
 		w.mu.Unlock()

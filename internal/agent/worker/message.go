@@ -1,27 +1,29 @@
 package worker
 
 import (
-	"bytes"
 	"context"
-	"io"
-	"os"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/cri-client/pkg/logs"
+	kubecontainer "k8s.io/kubernetes/pkg/kubelet/container"
+	"k8s.io/kubernetes/pkg/util/tail"
+	"k8s.io/utils/buffer"
 )
 
-// The limits of a termination message ("Determine the Reason for Pod Failure").
+// Where the spec of a container's termination message stands, as the kubelet annotates it.
 const (
-	maxMessage     = 4096 // bytes from the file
-	maxLogMessage  = 2048 // bytes from the log
-	maxLogLines    = 80
 	messagePathKey = "io.kubernetes.container.terminationMessagePath"
 	policyKey      = "io.kubernetes.container.terminationMessagePolicy"
 )
 
-// terminationMessage returns what an ended container left behind to say; it is read once.
+// terminationMessage returns why an ended container ended: what the engine says, and what the container left behind to
+// say ("Determine the Reason for Pod Failure"). It is read once.
 func (w *Worker) terminationMessage(s *runtimeapi.ContainerStatus) string {
 	w.mu.Lock()
 	message, known := w.memory.messages[s.Id]
@@ -30,12 +32,12 @@ func (w *Worker) terminationMessage(s *runtimeapi.ContainerStatus) string {
 		return message
 	}
 	message = s.Message
-	if text := fromFile(s); text != "" {
-		message = text
-	} else if v1.TerminationMessagePolicy(s.Annotations[policyKey]) == v1.TerminationMessageFallbackToLogsOnError && s.ExitCode != 0 {
-		if text := fromLog(s); text != "" {
-			message = text
+	if text := lastWords(s); text != "" {
+		if message != "" {
+			message += ": "
 		}
+		// What is no text reads from the API otherwise than it was written, and would be written again and again.
+		message += strings.ToValidUTF8(text, "\ufffd")
 	}
 	w.mu.Lock()
 	w.memory.messages[s.Id] = message
@@ -43,37 +45,32 @@ func (w *Worker) terminationMessage(s *runtimeapi.ContainerStatus) string {
 	return message
 }
 
-func fromFile(s *runtimeapi.ContainerStatus) string {
-	path := s.Annotations[messagePathKey]
-	if path == "" {
-		return ""
-	}
+// lastWords are the last 4 KiB of the container's message file or, when that is empty and the policy says so, of a
+// failed container's log the last 80 lines, of them the last 2 KiB.
+func lastWords(s *runtimeapi.ContainerStatus) string {
 	for _, m := range s.Mounts {
-		if m.ContainerPath != path {
+		if m.ContainerPath != s.Annotations[messagePathKey] {
 			continue
 		}
-		f, err := os.Open(m.HostPath)
-		if err != nil {
-			return ""
+		text, _, err := tail.ReadAtMost(m.HostPath, kubecontainer.MaxContainerTerminationMessageLength)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Sprintf("Error on reading termination log %s: %v", m.HostPath, err)
 		}
-		defer f.Close()
-		text, err := io.ReadAll(io.LimitReader(f, maxMessage))
-		if err != nil {
-			return ""
+		if len(text) > 0 {
+			return string(text)
 		}
-		return string(text)
+		break
 	}
-	return ""
-}
-
-func fromLog(s *runtimeapi.ContainerStatus) string {
-	var out bytes.Buffer
-	lines, limit := int64(maxLogLines), int64(1<<20)
-	options := &logs.LogOptions{TailLines: &lines, LimitBytes: &limit}
-	if err := logs.ReadLogs(context.Background(), s.LogPath, "", options, nil, &out, &out); err != nil {
+	policy := v1.TerminationMessagePolicy(s.Annotations[policyKey])
+	if policy != v1.TerminationMessageFallbackToLogsOnError || s.ExitCode == 0 || s.Reason == "ContainerCannotRun" {
 		return ""
 	}
-	return string(out.Bytes()[max(0, out.Len()-maxLogMessage):])
+	out, _ := buffer.NewTypedRingFixed[byte](kubecontainer.MaxContainerTerminationMessageLogLength) // fails for negative sizes only
+	lines := int64(kubecontainer.MaxContainerTerminationMessageLogLines)
+	if err := logs.ReadLogs(context.Background(), s.LogPath, "", &logs.LogOptions{TailLines: &lines}, nil, out, out); err != nil {
+		return fmt.Sprintf("Error on reading termination message from logs: %v", err)
+	}
+	return string(out.Slice())
 }
 
 // enforced reads the kernel's limits back into the terms of the spec, for status.resources.

@@ -15,8 +15,8 @@ import (
 )
 
 // start creates and starts one attempt, then runs its postStart hook ("Container Lifecycle Hooks":
-// the container is not Running until the hook has returned).
-func (w *Worker) start(ctx context.Context, pod *v1.Pod, a plan.StartContainer) {
+// the container is not Running until the hook has returned). Its process begins when turn is closed.
+func (w *Worker) start(ctx context.Context, pod *v1.Pod, a plan.StartContainer, turn <-chan struct{}) {
 	spec := plan.Spec(pod, a.Name)
 	if spec == nil {
 		return
@@ -26,14 +26,9 @@ func (w *Worker) start(ctx context.Context, pod *v1.Pod, a plan.StartContainer) 
 	delete(w.memory.images, a.Name) // the next attempt asks again
 	delete(w.memory.present, a.Name)
 	w.mu.Unlock()
-	now := time.Now()
 	if latest := seen.Latest(a.Name); latest != nil && latest.State == plan.Exited {
 		w.mu.Lock()
-		backoff := w.memory.backoff[a.Name]
-		if latest.Changed {
-			backoff = plan.Backoff{} // another container has nothing to answer for
-		}
-		w.memory.backoff[a.Name] = backoff.Next(latest.FinishedAt, now)
+		w.memory.backoff[a.Name] = w.nextBackoff(seen, a.Name)
 		delete(w.memory.renew, a.Name)
 		w.mu.Unlock()
 	}
@@ -44,6 +39,11 @@ func (w *Worker) start(ctx context.Context, pod *v1.Pod, a plan.StartContainer) 
 			return
 		}
 	}
+	select {
+	case <-turn:
+	case <-ctx.Done():
+		return
+	}
 	if _, err := w.cfg.Engine.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: id}); err != nil {
 		if ctx.Err() == nil {
 			w.refuse(pod, spec, "RunContainerError", grpcstatus.Convert(err).Message())
@@ -53,6 +53,16 @@ func (w *Worker) start(ctx context.Context, pod *v1.Pod, a plan.StartContainer) 
 	w.event(pod, spec, v1.EventTypeNormal, "Started", "Container started")
 	w.succeed(a.Name)
 	w.postStart(ctx, pod, spec, id)
+}
+
+// nextBackoff is the named container's back-off once it is started now; the caller holds mu.
+func (w *Worker) nextBackoff(seen *plan.Observed, name string) plan.Backoff {
+	since, backoff := seen.BackoffSince(name), w.memory.backoff[name]
+	backoff.Max = w.cfg.MaxRestartPeriod
+	if since.IsZero() {
+		return plan.Backoff{}
+	}
+	return backoff.Next(since, time.Now())
 }
 
 // create makes the container; ok is false when it could not, which is then recorded.
@@ -96,17 +106,17 @@ func (w *Worker) create(ctx context.Context, pod *v1.Pod, spec *v1.Container, se
 	return r.ContainerId, true
 }
 
-// targetOf finds the running container whose PID namespace an ephemeral container wants (field targetContainerName).
+// targetOf finds the container whose PID namespace an ephemeral container wants (field targetContainerName).
 func targetOf(pod *v1.Pod, name string, seen *plan.Observed) (string, error) {
 	for i := range pod.Spec.EphemeralContainers {
 		e := &pod.Spec.EphemeralContainers[i]
 		if e.Name != name || e.TargetContainerName == "" {
 			continue
 		}
-		if target := seen.Latest(e.TargetContainerName); target != nil && target.State == plan.Running {
-			return target.ID, nil
+		if target := seen.Latest(e.TargetContainerName); target != nil {
+			return target.ID, nil // one that does not run is for the engine to refuse
 		}
-		return "", fmt.Errorf("unable to find target container %q", e.TargetContainerName)
+		return "", fmt.Errorf("unable to find target container %s", e.TargetContainerName)
 	}
 	return "", nil
 }

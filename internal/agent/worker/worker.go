@@ -27,7 +27,7 @@ import (
 	"peapod.dev/peapod/internal/agent/status"
 )
 
-// Config is what all Workers of an agent share. Every field but Log is required.
+// Config is what all Workers of an agent share. Every field but MaxRestartPeriod and Log is required.
 type Config struct {
 	Engine  Engine
 	Volumes Volumes
@@ -38,10 +38,13 @@ type Config struct {
 	Events  record.EventRecorder
 	// HostIPs are the node's addresses, the primary first.
 	HostIPs func() []string
-	// Credentials returns what to try when pulling the image for the Pod, best first; none means anonymous.
-	Credentials func(ctx context.Context, pod *v1.Pod, image string) ([]*runtimeapi.AuthConfig, error)
+	// Credentials returns what to try when pulling the image for the Pod, best first; none means anonymous. missing names
+	// the pull secrets that cannot be had.
+	Credentials func(ctx context.Context, pod *v1.Pod, image string) (found []*runtimeapi.AuthConfig, missing []string, err error)
 	// Fits tells whether the node can grant what the Pod asks for now; else why it is pending (field conditions, PodResizePending).
 	Fits func(pod *v1.Pod) (pending *plan.Failure)
+	// MaxRestartPeriod is the longest restart back-off; zero means plan.BackoffMax.
+	MaxRestartPeriod time.Duration
 	// PodDir is the folder of the Pod's own state.
 	PodDir func(types.UID) string
 	Log    *slog.Logger

@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -53,10 +54,12 @@ func run(t *testing.T, edit func(*v1.Pod), body func(*bench)) {
 		b.fakes = &fakes{engine: b.engine}
 		b.worker = New(Config{
 			Engine: b.engine, Volumes: b.fakes, Specs: b.fakes, Hooks: b.fakes, Probes: b.fakes, Client: b.client, Events: b.events,
-			HostIPs:     func() []string { return []string{"192.0.2.1"} },
-			Credentials: func(context.Context, *v1.Pod, string) ([]*runtimeapi.AuthConfig, error) { return nil, nil },
-			Fits:        func(*v1.Pod) *plan.Failure { return nil },
-			PodDir:      func(types.UID) string { return dir }, Log: slog.New(slog.DiscardHandler),
+			HostIPs: func() []string { return []string{"192.0.2.1"} },
+			Credentials: func(context.Context, *v1.Pod, string) ([]*runtimeapi.AuthConfig, []string, error) {
+				return nil, []string{"gone"}, nil
+			},
+			Fits:   func(*v1.Pod) *plan.Failure { return nil },
+			PodDir: func(types.UID) string { return dir }, Log: slog.New(slog.DiscardHandler),
 		}, pod)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
@@ -203,6 +206,58 @@ func TestFailedPostStartKillsTheContainer(t *testing.T) {
 	})
 }
 
+func TestAPostStartHookHoldsUpTheNextContainer(t *testing.T) {
+	run(t, func(p *v1.Pod) {
+		second := *p.Spec.Containers[0].DeepCopy()
+		second.Name = "second"
+		lifecycle(p)
+		p.Spec.Containers = append(p.Spec.Containers, second)
+	}, func(b *bench) {
+		b.fakes.hook = 3 * time.Second
+		b.engine.exit("app-0", 1) // the first hook had taken no time
+		b.engine.exit("second-0", 1)
+		b.pass(2 * time.Second)
+		before := []string{"sandbox", "create app-0", "start app-0", "hook app-0 postStart", "create second-0", "start second-0",
+			"create app-1", "start app-1", "hook app-1 postStart"}
+		b.wantLog(before...)
+		b.pass(time.Second)
+		b.wantLog(append(before, "create second-1", "start second-1")...)
+	})
+}
+
+func TestContainersStartInOrder(t *testing.T) {
+	run(t, func(p *v1.Pod) {
+		for _, name := range []string{"second", "third"} {
+			c := *p.Spec.Containers[0].DeepCopy()
+			c.Name = name
+			p.Spec.Containers = append(p.Spec.Containers, c)
+		}
+	}, func(b *bench) {
+		var starts []string
+		for _, line := range b.engine.log {
+			if strings.HasPrefix(line, "start ") {
+				starts = append(starts, line)
+			}
+		}
+		if want := []string{"start app-0", "start second-0", "start third-0"}; !slices.Equal(starts, want) {
+			t.Errorf("containers started in the order %v", starts)
+		}
+	})
+}
+
+func TestLongestBackOff(t *testing.T) {
+	run(t, nil, func(b *bench) {
+		b.worker.cfg.MaxRestartPeriod = 2 * time.Second
+		for i := range 4 {
+			b.engine.exit(fmt.Sprintf("app-%d", i), 1)
+			b.pass(2 * time.Second)
+		}
+		if s := b.status().ContainerStatuses[0]; s.State.Running == nil || s.RestartCount != 4 {
+			t.Errorf("with back-offs of 2 s at most the container is %+v", s)
+		}
+	})
+}
+
 func TestBackOffIsShown(t *testing.T) {
 	run(t, nil, func(b *bench) {
 		b.engine.exit("app-0", 1)
@@ -228,6 +283,14 @@ func TestImageThatIsNeverPulled(t *testing.T) {
 			t.Errorf("waiting reason is %q", got)
 		}
 		b.wantEvent(`Container image "nosuch" is not present with pull policy of Never`)
+		b.pass(5 * time.Minute)
+		b.engine.mu.Lock()
+		b.engine.images["docker.io/library/nosuch:latest"] = true
+		b.engine.mu.Unlock()
+		b.pass(10 * time.Second)
+		if s := b.status().ContainerStatuses[0]; s.State.Running == nil {
+			t.Errorf("10 s after its image was loaded the container is %+v", s.State)
+		}
 	})
 }
 
@@ -243,6 +306,9 @@ func TestLocalImageStandsInForARegistryThatIsOut(t *testing.T) {
 			b.engine.mu.Unlock()
 			b.engine.exit("app-0", 1)
 			b.pass(0)
+			if want != "" {
+				b.wantEvent("Unable to retrieve some image pull secrets (gone); attempting")
+			}
 			if got := b.waiting(); got != want {
 				t.Errorf("%v: waiting reason is %q, want %q", code, got, want)
 			}
