@@ -1,8 +1,8 @@
 // Package hook runs the lifecycle handlers of containers: postStart and preStop.
 //
 // The semantics and texts are those of pkg/kubelet/lifecycle in Kubernetes 1.37. A Runner only runs
-// one handler once; when it runs, how long it may take and what follows from a failure is the
-// caller's matter, who also sees to it that a hook that has begun is not run a second time.
+// one handler once; when it runs, where its command runs, how long it may take and what follows from a
+// failure is the caller's matter, who also sees to it that a hook that has begun is not silently run a second time.
 package hook
 
 import (
@@ -13,6 +13,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -22,16 +23,7 @@ import (
 	httpprobe "k8s.io/kubernetes/pkg/probe/http"
 )
 
-// Reasons and messages of the events about hooks that failed. The output stays out of them, because
-// more people may read events than may read logs.
-const (
-	ReasonPostStartFailed  = "FailedPostStartHook"
-	MessagePostStartFailed = "PostStartHook failed"
-	ReasonPreStopFailed    = "FailedPreStopHook"
-	MessagePreStopFailed   = "PreStopHook failed"
-
-	reasonHTTPFallback = "LifecycleHTTPFallback"
-)
+const reasonHTTPFallback = "LifecycleHTTPFallback"
 
 // maxOutput is how much of the end of a command's output is kept, in bytes.
 const maxOutput = 2 << 10
@@ -43,21 +35,25 @@ const maxBody = 10 << 10
 // such a one: the API accepts it for old manifests' sake only.
 var ErrInvalidHandler = errors.New("invalid handler")
 
-// Engine is the part of the CRI runtime service that hooks need.
-type Engine interface {
-	ExecSync(context.Context, *runtimeapi.ExecSyncRequest) (*runtimeapi.ExecSyncResponse, error)
+// Call is one run of one handler.
+type Call struct {
+	Pod       *v1.Pod
+	Container *v1.Container
+	Handler   *v1.LifecycleHandler
+	// PodIP is where httpGet goes unless the handler names a host.
+	PodIP string
+	// Exec runs a command where the handler's is to run, until it ends or ctx does.
+	Exec func(ctx context.Context, command []string) (*runtimeapi.ExecSyncResponse, error)
 }
 
 // Config is what a Runner needs.
 type Config struct {
-	Engine   Engine
 	Recorder record.EventRecorder // optional: told when an HTTPS hook had to fall back to HTTP
 	Log      *slog.Logger         // nil means slog.Default()
 }
 
 // Runner runs lifecycle handlers. It keeps no state between runs and may be used concurrently.
 type Runner struct {
-	engine   Engine
 	recorder record.EventRecorder
 	log      *slog.Logger
 	http     *http.Client
@@ -69,7 +65,6 @@ func New(cfg Config) *Runner {
 		cfg.Log = slog.Default()
 	}
 	return &Runner{
-		engine:   cfg.Engine,
 		recorder: cfg.Recorder,
 		log:      cfg.Log,
 		// It must never carry credentials: manifests choose the hosts it talks to. Nor does it verify
@@ -84,43 +79,52 @@ func New(cfg Config) *Runner {
 	}
 }
 
-// Run runs handler for a running container of pod and returns when it is done or ctx is. output is
-// the end (2 KiB) of what a command printed, its stderr after its stdout. The error's text is the
-// message upstream gives, with names of container and Pod. podIP is where httpGet goes unless the
-// handler names a host.
-func (r *Runner) Run(ctx context.Context, pod *v1.Pod, container *v1.Container, containerID, podIP string, handler *v1.LifecycleHandler) (output string, err error) {
+// Run runs the handler and returns when it is done or ctx is. The error's text is the message that upstream gives, which
+// holds the end of a command's output; cause is what an event may say of a failure: the exit code and the end (2 KiB) of
+// the output, stderr after stdout, or why no answer was got. Command lines, URLs and headers, where manifests put secrets
+// more often than programs print them, are not part of it.
+func (r *Runner) Run(ctx context.Context, call Call) (cause string, err error) {
+	pod, container, handler := call.Pod, call.Container, call.Handler
 	where := fmt.Sprintf("for Container %q in Pod %q failed - error", container.Name, fmt.Sprintf("%s_%s(%s)", pod.Name, pod.Namespace, pod.UID))
 	switch {
 	case handler.Exec != nil:
-		output, err = r.exec(ctx, containerID, handler.Exec.Command)
+		var output string
+		output, cause, err = run(ctx, call.Exec, handler.Exec.Command)
 		if err != nil {
 			err = fmt.Errorf("Exec lifecycle hook (%v) %s: %w, message: %q", handler.Exec.Command, where, err, output)
 		}
 	case handler.HTTPGet != nil:
-		if err = r.httpGet(ctx, pod, container, podIP, handler.HTTPGet); err != nil {
+		if err = r.httpGet(ctx, call); err != nil {
+			cause = err.Error()
+			if e := (*url.Error)(nil); errors.As(err, &e) {
+				cause = e.Err.Error()
+			}
 			err = fmt.Errorf("HTTP lifecycle hook (%s) %s: %w", handler.HTTPGet.Path, where, err)
 		}
 	case handler.Sleep != nil:
 		if err = sleep(ctx, time.Duration(handler.Sleep.Seconds)*time.Second); err != nil {
+			cause = err.Error()
 			err = fmt.Errorf("Sleep lifecycle hook (%d) %s: %w", handler.Sleep.Seconds, where, err)
 		}
 	default:
+		cause = ErrInvalidHandler.Error()
 		err = fmt.Errorf("Cannot run handler: %w: %v", ErrInvalidHandler, handler)
 	}
-	return output, err
+	return cause, err
 }
 
-// exec sets no time limit of its own: the Pod's grace period or deletion ends ctx.
-func (r *Runner) exec(ctx context.Context, containerID string, command []string) (string, error) {
-	resp, err := r.engine.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: containerID, Cmd: command})
+// run sets no time limit of its own: the Pod's grace period or deletion ends ctx.
+func run(ctx context.Context, exec func(context.Context, []string) (*runtimeapi.ExecSyncResponse, error), command []string) (output, cause string, err error) {
+	resp, err := exec(ctx, command)
 	if err != nil {
-		return "", err
+		return "", err.Error(), err
 	}
-	output := tail(append(resp.Stdout[:len(resp.Stdout):len(resp.Stdout)], resp.Stderr...))
+	output = tail(append(resp.Stdout[:len(resp.Stdout):len(resp.Stdout)], resp.Stderr...))
 	if resp.ExitCode != 0 {
 		err = fmt.Errorf("command '%s' exited with %d: %s", strings.Join(command, " "), resp.ExitCode, tail(resp.Stderr))
+		cause = strings.TrimSuffix(fmt.Sprintf("exit code %d: %s", resp.ExitCode, strings.TrimSpace(output)), ": ")
 	}
-	return output, err
+	return output, cause, err
 }
 
 func tail(b []byte) string {
@@ -128,11 +132,12 @@ func tail(b []byte) string {
 }
 
 // httpGet succeeds with any response: only not getting one is a failure.
-func (r *Runner) httpGet(ctx context.Context, pod *v1.Pod, container *v1.Container, podIP string, action *v1.HTTPGetAction) error {
+func (r *Runner) httpGet(ctx context.Context, call Call) error {
+	pod, action, podIP := call.Pod, call.Handler.HTTPGet, call.PodIP
 	if action.Host == "" && podIP == "" {
 		return errors.New("failed to find networking container: the pod has no IP")
 	}
-	req, err := httpprobe.NewRequestForHTTPGetAction(action, container, podIP, "lifecycle")
+	req, err := httpprobe.NewRequestForHTTPGetAction(action, call.Container, podIP, "lifecycle")
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -19,12 +20,6 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-type engineFunc func(*runtimeapi.ExecSyncRequest) (*runtimeapi.ExecSyncResponse, error)
-
-func (f engineFunc) ExecSync(_ context.Context, req *runtimeapi.ExecSyncRequest) (*runtimeapi.ExecSyncResponse, error) {
-	return f(req)
-}
-
 var (
 	pod       = &v1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "default", UID: "123"}}
 	container = &v1.Container{Name: "app", Ports: []v1.ContainerPort{{Name: "http", ContainerPort: 1}}}
@@ -33,29 +28,36 @@ var (
 func TestExec(t *testing.T) {
 	boom := errors.New("boom")
 	tests := []struct {
-		name        string
-		resp        *runtimeapi.ExecSyncResponse
-		err         error
-		output, msg string
+		name       string
+		resp       *runtimeapi.ExecSyncResponse
+		err        error
+		cause, msg string
 	}{
-		{name: "succeeds", resp: &runtimeapi.ExecSyncResponse{Stdout: []byte("out\n"), Stderr: []byte("err\n")}, output: "out\nerr\n"},
-		{name: "fails", resp: &runtimeapi.ExecSyncResponse{Stderr: []byte("no such file"), ExitCode: 2}, output: "no such file",
+		{name: "succeeds", resp: &runtimeapi.ExecSyncResponse{Stdout: []byte("out\n"), Stderr: []byte("err\n")}},
+		{name: "fails", resp: &runtimeapi.ExecSyncResponse{Stderr: []byte("no such file"), ExitCode: 2}, cause: "exit code 2: no such file",
 			msg: `Exec lifecycle hook ([sh -c x]) for Container "app" in Pod "web_default(123)" failed - error: command 'sh -c x' exited with 2: no such file, message: "no such file"`},
-		{name: "engine fails", err: boom,
+		{name: "fails silently", resp: &runtimeapi.ExecSyncResponse{ExitCode: 2}, cause: "exit code 2",
+			msg: `Exec lifecycle hook ([sh -c x]) for Container "app" in Pod "web_default(123)" failed - error: command 'sh -c x' exited with 2: , message: ""`},
+		{name: "engine fails", err: boom, cause: "boom",
 			msg: `Exec lifecycle hook ([sh -c x]) for Container "app" in Pod "web_default(123)" failed - error: boom, message: ""`},
-		{name: "long output", resp: &runtimeapi.ExecSyncResponse{Stdout: []byte(strings.Repeat("a", 3000) + "z")}, output: strings.Repeat("a", maxOutput-1) + "z"},
+		{name: "much output", resp: &runtimeapi.ExecSyncResponse{Stdout: []byte(strings.Repeat("a", 3000) + "z"), ExitCode: 1},
+			cause: "exit code 1: " + strings.Repeat("a", maxOutput-1) + "z",
+			msg: `Exec lifecycle hook ([sh -c x]) for Container "app" in Pod "web_default(123)" failed - error: command 'sh -c x' exited with 1: , message: "` +
+				strings.Repeat("a", maxOutput-1) + `z"`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			r := New(Config{Engine: engineFunc(func(req *runtimeapi.ExecSyncRequest) (*runtimeapi.ExecSyncResponse, error) {
-				if req.ContainerId != "c1" || req.Timeout != 0 {
-					t.Errorf("request %v: want container c1 and no timeout", req)
-				}
-				return tt.resp, tt.err
-			})})
-			output, err := r.Run(t.Context(), pod, container, "c1", "", &v1.LifecycleHandler{Exec: &v1.ExecAction{Command: []string{"sh", "-c", "x"}}})
-			if output != tt.output {
-				t.Errorf("output %q, want %q", output, tt.output)
+			cause, err := New(Config{}).Run(t.Context(), Call{
+				Pod: pod, Container: container, Handler: &v1.LifecycleHandler{Exec: &v1.ExecAction{Command: []string{"sh", "-c", "x"}}},
+				Exec: func(_ context.Context, command []string) (*runtimeapi.ExecSyncResponse, error) {
+					if !slices.Equal(command, []string{"sh", "-c", "x"}) {
+						t.Errorf("command %q", command)
+					}
+					return tt.resp, tt.err
+				},
+			})
+			if cause != tt.cause {
+				t.Errorf("cause %q, want %q", cause, tt.cause)
 			}
 			if (err != nil) != (tt.msg != "") || err != nil && err.Error() != tt.msg {
 				t.Errorf("error %v, want %s", err, tt.msg)
@@ -94,7 +96,7 @@ func TestHTTPGet(t *testing.T) {
 
 	t.Run("any status will do", func(t *testing.T) {
 		h, c, ip := action(t, plain, "")
-		if _, err := New(Config{}).Run(t.Context(), pod, c, "c1", ip, h); err != nil {
+		if _, err := New(Config{}).Run(t.Context(), Call{Pod: pod, Container: c, PodIP: ip, Handler: h}); err != nil {
 			t.Fatal(err)
 		}
 		if got.URL.Path != "/hook" || got.Header.Get("X-Test") != "1" || !strings.HasPrefix(got.UserAgent(), "kube-lifecycle/") {
@@ -103,14 +105,14 @@ func TestHTTPGet(t *testing.T) {
 	})
 	t.Run("https is not verified", func(t *testing.T) {
 		h, c, ip := action(t, secure, v1.URISchemeHTTPS)
-		if _, err := New(Config{}).Run(t.Context(), pod, c, "c1", ip, h); err != nil {
+		if _, err := New(Config{}).Run(t.Context(), Call{Pod: pod, Container: c, PodIP: ip, Handler: h}); err != nil {
 			t.Fatal(err)
 		}
 	})
 	t.Run("https falls back to http without credentials", func(t *testing.T) {
 		events := record.NewFakeRecorder(1)
 		h, c, ip := action(t, plain, v1.URISchemeHTTPS)
-		if _, err := New(Config{Recorder: events}).Run(t.Context(), pod, c, "c1", ip, h); err != nil {
+		if _, err := New(Config{Recorder: events}).Run(t.Context(), Call{Pod: pod, Container: c, PodIP: ip, Handler: h}); err != nil {
 			t.Fatal(err)
 		}
 		if got.Header.Get("Authorization") != "" {
@@ -124,14 +126,17 @@ func TestHTTPGet(t *testing.T) {
 		gone := httptest.NewServer(serve)
 		h, c, ip := action(t, gone, "")
 		gone.Close()
-		_, err := New(Config{}).Run(t.Context(), pod, c, "c1", ip, h)
+		cause, err := New(Config{}).Run(t.Context(), Call{Pod: pod, Container: c, PodIP: ip, Handler: h})
+		if strings.Contains(cause, "/hook") || !strings.Contains(cause, "connection refused") {
+			t.Errorf("cause %q", cause)
+		}
 		if err == nil || !strings.HasPrefix(err.Error(), `HTTP lifecycle hook (/hook) for Container "app" in Pod "web_default(123)" failed - error: Get "http://127.0.0.1:`) {
 			t.Errorf("error %v", err)
 		}
 	})
 	t.Run("no address", func(t *testing.T) {
 		h, c, _ := action(t, plain, "")
-		if _, err := New(Config{}).Run(t.Context(), pod, c, "c1", "", h); err == nil {
+		if _, err := New(Config{}).Run(t.Context(), Call{Pod: pod, Container: c, Handler: h}); err == nil {
 			t.Error("no error")
 		}
 	})
@@ -141,7 +146,7 @@ func TestSleep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		h := &v1.LifecycleHandler{Sleep: &v1.SleepAction{Seconds: 5}}
-		if _, err := New(Config{}).Run(t.Context(), pod, container, "c1", "", h); err != nil {
+		if _, err := New(Config{}).Run(t.Context(), Call{Pod: pod, Container: container, Handler: h}); err != nil {
 			t.Fatal(err)
 		}
 		if d := time.Since(start); d != 5*time.Second {
@@ -149,7 +154,7 @@ func TestSleep(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		_, err := New(Config{}).Run(ctx, pod, container, "c1", "", h)
+		_, err := New(Config{}).Run(ctx, Call{Pod: pod, Container: container, Handler: h})
 		const want = `Sleep lifecycle hook (5) for Container "app" in Pod "web_default(123)" failed - error: container terminated before sleep hook finished`
 		if err == nil || err.Error() != want {
 			t.Errorf("error %v, want %s", err, want)
@@ -158,7 +163,7 @@ func TestSleep(t *testing.T) {
 }
 
 func TestInvalidHandler(t *testing.T) {
-	_, err := New(Config{}).Run(t.Context(), pod, container, "c1", "", &v1.LifecycleHandler{TCPSocket: &v1.TCPSocketAction{}})
+	_, err := New(Config{}).Run(t.Context(), Call{Pod: pod, Container: container, Handler: &v1.LifecycleHandler{TCPSocket: &v1.TCPSocketAction{}}})
 	if !errors.Is(err, ErrInvalidHandler) || !strings.HasPrefix(err.Error(), "Cannot run handler: invalid handler: ") {
 		t.Errorf("error %v", err)
 	}
