@@ -42,9 +42,11 @@ type (
 		// Hold keeps its process back until a later plan lets go: containers start in order.
 		Hold bool
 	}
-	// FinishStart runs the postStart hook of a container that runs already: the agent was interrupted in between.
+	// FinishStart runs the postStart hook of a container that runs already: the agent was interrupted in between. The user
+	// is told if that hook had begun.
 	FinishStart struct{ Name, ID string }
-	// KillContainer runs preStop, sends the stop signal, waits, and kills at Deadline.
+	// KillContainer runs preStop unless it has run, sends the stop signal, waits, and kills at Deadline. Of a container
+	// that has completed it runs preStop only, in a fresh process.
 	KillContainer struct {
 		ID, Name string
 		Cause    Cause
@@ -97,6 +99,8 @@ const (
 	// NotKnown kills what the engine cannot tell the state of, so that it does not run twice.
 	NotKnown   Cause = "unknown state"
 	AllRestart Cause = "restart of all containers"
+	// Completed is the cause when the container has ended by itself and its Pod wants preStop all the same.
+	Completed Cause = "completed"
 )
 
 func startKey(name string) string { return "start " + name }

@@ -83,7 +83,7 @@ func keepSidecar(pod *v1.Pod, c *v1.Container, latest *Container, seen *Observed
 		d.add(kill(pod, c, latest, cause, probeMessage("Init container", c.Name, cause, false)))
 		return false
 	case !latest.PostStartDone:
-		d.add(FinishStart{Name: c.Name, ID: latest.ID})
+		finishStart(pod, c, latest, d)
 		return false
 	case !latest.Probes.Started:
 		return false

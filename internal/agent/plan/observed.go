@@ -74,6 +74,10 @@ type Container struct {
 	Resize *Resize
 	// PostStartDone is true when the container has no postStart hook or the hook has returned.
 	PostStartDone bool
+	// PostStartFailed is true when the hook has failed; the container is killed for it.
+	PostStartFailed bool
+	// PreStopDone is true when the preStop hook has run, however it ended.
+	PreStopDone bool
 	// Probes holds what the probes say.
 	Probes Probes
 }

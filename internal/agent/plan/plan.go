@@ -70,7 +70,7 @@ func Plan(pod *v1.Pod, seen *Observed, now time.Time) Decision {
 	}
 	switch {
 	case seen.Gone || pod.DeletionTimestamp != nil || seen.Ended != nil || d.End != nil || podutil.IsPodPhaseTerminal(pod.Status.Phase):
-		terminate(pod, seen, &d)
+		terminate(pod, seen, now, &d)
 	default:
 		run(pod, seen, now, &d)
 	}
@@ -82,7 +82,7 @@ func run(pod *v1.Pod, seen *Observed, now time.Time, d *Decision) {
 	sandbox := seen.Sandbox()
 	if sandbox == nil || !sandbox.Ready {
 		if sandbox != nil && !mayRunAgain(pod, seen) {
-			finish(pod, seen, d)
+			finish(pod, seen, now, d)
 			return
 		}
 		prepare(pod, seen, now, d)
@@ -98,7 +98,7 @@ func run(pod *v1.Pod, seen *Observed, now time.Time, d *Decision) {
 	var l line
 	initialized, failed := inits(pod, seen, now, d, &l)
 	if failed {
-		finish(pod, seen, d)
+		finish(pod, seen, now, d)
 		return
 	}
 	// Ephemeral containers are never restarted ("Ephemeral Containers"), and wait for nobody.
@@ -112,7 +112,7 @@ func run(pod *v1.Pod, seen *Observed, now time.Time, d *Decision) {
 	}
 	if initialized {
 		if keep := apps(pod, seen, now, d, &l); keep == 0 {
-			finish(pod, seen, d)
+			finish(pod, seen, now, d)
 			return
 		}
 	}
@@ -137,7 +137,7 @@ func apps(pod *v1.Pod, seen *Observed, now time.Time, d *Decision, l *line) (kee
 			} else if cause, failed := probeFailed(latest); failed {
 				d.add(kill(pod, c, latest, cause, probeMessage("Container", c.Name, cause, restarts(pod, c))))
 			} else if !latest.PostStartDone {
-				d.add(FinishStart{Name: c.Name, ID: latest.ID})
+				finishStart(pod, c, latest, d)
 			} else {
 				resize(pod, c, latest, seen, d)
 			}
@@ -152,9 +152,20 @@ func apps(pod *v1.Pod, seen *Observed, now time.Time, d *Decision, l *line) (kee
 			start(seen, c, App, now, d, l)
 		case seen.Starting(c.Name):
 			keep++ // the start itself is still reporting
+		case complete(pod, latest, seen, now, d):
+			keep++
 		}
 	}
 	return keep
+}
+
+// finishStart looks after a running container whose postStart hook has not succeeded.
+func finishStart(pod *v1.Pod, c *v1.Container, latest *Container, d *Decision) {
+	if latest.PostStartFailed {
+		d.add(kill(pod, c, latest, PostStart, "FailedPostStartHook"))
+	} else {
+		d.add(FinishStart{Name: c.Name, ID: latest.ID})
+	}
 }
 
 // resize changes the limits of a running container, in place unless its resizePolicy wants a restart.
@@ -192,13 +203,7 @@ func probeMessage(kind, name string, cause Cause, restart bool) string {
 
 // prepare makes volumes and images ready; both go on while the sandbox is made.
 func prepare(pod *v1.Pod, seen *Observed, now time.Time, d *Decision) {
-	switch next := seen.Volumes.Failed.Add(seen.Volumes.Delay); {
-	case seen.Volumes.Ready:
-	case !seen.Volumes.Failed.IsZero() && now.Before(next) && !seen.InFlight[SetupVolumes{}.Key()]:
-		d.wake(next)
-	default:
-		d.add(SetupVolumes{})
-	}
+	volumes(seen, now, d)
 	done := appStarted(pod, seen)
 	for i := range pod.Spec.InitContainers {
 		if c := &pod.Spec.InitContainers[i]; !done || podutil.IsRestartableInitContainer(c) {
@@ -237,6 +242,17 @@ func image(seen *Observed, name string, now time.Time, d *Decision) bool {
 		}
 	}
 	return false
+}
+
+// volumes makes them ready.
+func volumes(seen *Observed, now time.Time, d *Decision) {
+	switch next := seen.Volumes.Failed.Add(seen.Volumes.Delay); {
+	case seen.Volumes.Ready:
+	case !seen.Volumes.Failed.IsZero() && now.Before(next) && !seen.InFlight[SetupVolumes{}.Key()]:
+		d.wake(next)
+	default:
+		d.add(SetupVolumes{})
+	}
 }
 
 func newSandbox(seen *Observed, now time.Time, d *Decision) {

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"strings"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
@@ -11,8 +12,8 @@ import (
 const minimumGrace = 2
 
 // terminate ends a Pod that is deleted, evicted, past its deadline or terminal ("Termination of Pods").
-func terminate(pod *v1.Pod, seen *Observed, d *Decision) {
-	alive := killAll(pod, seen, d)
+func terminate(pod *v1.Pod, seen *Observed, now time.Time, d *Decision) {
+	alive := killAll(pod, seen, now, d)
 	for key := range seen.InFlight {
 		// A start that is being undone still holds the container.
 		alive = alive || strings.HasPrefix(key, startKey(""))
@@ -25,9 +26,9 @@ func terminate(pod *v1.Pod, seen *Observed, d *Decision) {
 }
 
 // finish ends what is left of a Pod whose app containers are done: sidecars, then the sandbox and volumes.
-func finish(pod *v1.Pod, seen *Observed, d *Decision) {
+func finish(pod *v1.Pod, seen *Observed, now time.Time, d *Decision) {
 	d.Actions = nil
-	if killAll(pod, seen, d) {
+	if killAll(pod, seen, now, d) {
 		return
 	}
 	d.Finished = true
@@ -35,8 +36,8 @@ func finish(pod *v1.Pod, seen *Observed, d *Decision) {
 }
 
 // killAll kills every living container; sidecars get their stop signal after the app containers have
-// ended, in reverse order of their start.
-func killAll(pod *v1.Pod, seen *Observed, d *Decision) (alive bool) {
+// ended, in reverse order of their start. A container that still completes counts as one that lives.
+func killAll(pod *v1.Pod, seen *Observed, now time.Time, d *Decision) (alive bool) {
 	rank := func(name string) int { // app and ephemeral containers 0, the last sidecar 1, …
 		n := 0
 		for i := len(pod.Spec.InitContainers) - 1; i >= 0; i-- {
@@ -53,32 +54,66 @@ func killAll(pod *v1.Pod, seen *Observed, d *Decision) (alive bool) {
 		return 0
 	}
 	lowest := -1
-	for i := range seen.Containers {
-		if c := &seen.Containers[i]; c.State == Running || c.State == Unknown {
-			alive = true
-			if r := rank(c.Name); lowest < 0 || r < lowest {
-				lowest = r
-			}
-		}
-	}
+	var living []*Container
 	for i := range seen.Containers {
 		c := &seen.Containers[i]
 		if c.State != Running && c.State != Unknown {
+			if complete(pod, c, seen, now, d) {
+				alive, lowest = true, 0
+			}
 			continue
 		}
-		spec := Spec(pod, c.Name)
+		living = append(living, c)
+		if r := rank(c.Name); lowest < 0 || r < lowest {
+			lowest = r
+		}
+	}
+	for _, c := range living {
 		cause := Ending
 		if pod.DeletionTimestamp != nil || seen.Gone {
 			cause = Deleted
 		}
-		k := kill(pod, spec, c, cause, "")
-		if end := firstEnd(seen.Ended, d.End); end != nil && end.Grace != nil && pod.DeletionTimestamp == nil {
-			k.Grace = *end.Grace
-		}
+		k := endingKill(pod, seen, c, cause, d)
 		k.Hold = rank(c.Name) > lowest
 		d.add(k)
 	}
-	return alive
+	return alive || len(living) > 0
+}
+
+// endingKill is the kill of a container whose Pod ends: the end may bound the grace period, which is at least a second,
+// however short it was asked for ("no matter what", calculateEffectiveGracePeriod in pkg/kubelet/pod_workers.go).
+func endingKill(pod *v1.Pod, seen *Observed, c *Container, cause Cause, d *Decision) KillContainer {
+	k := kill(pod, Spec(pod, c.Name), c, cause, "")
+	if end := firstEnd(seen.Ended, d.End); end != nil && end.Grace != nil && pod.DeletionTimestamp == nil {
+		k.Grace = *end.Grace
+	}
+	k.Grace = max(k.Grace, 1)
+	return k
+}
+
+// PreStopOnCompletion is the annotation by which a Pod asks that the preStop hooks of containers that end by themselves
+// run too, before the Pod becomes Succeeded or Failed (kubernetes issue 55807).
+const PreStopOnCompletion = "peapod.dev/prestop-on-completion"
+
+// complete plans the preStop hook of a container that has ended by itself, for good, and tells whether the Pod waits for
+// it. A container that was killed has had its hook, if it had the time. Without its sandbox the hook has nowhere to run.
+func complete(pod *v1.Pod, c *Container, seen *Observed, now time.Time, d *Decision) bool {
+	if pod.Annotations[PreStopOnCompletion] != "true" || c == nil || c.State != Exited || c.PreStopDone || seen.active(c.Name) != c ||
+		seen.ReadySandbox() == nil || seen.Volumes.TornDown {
+		return false
+	}
+	k := endingKill(pod, seen, c, Completed, d)
+	spec := Spec(pod, c.Name)
+	if spec == nil || spec.Lifecycle == nil || spec.Lifecycle.PreStop == nil || !k.Deadline.IsZero() && !now.Before(k.Deadline) {
+		return false
+	}
+	if volumes(seen, now, d); seen.Volumes.Ready {
+		d.add(k)
+	}
+	if !k.Deadline.IsZero() {
+		d.wake(k.Deadline) // the Pod does not wait for volumes any longer
+	}
+	return true
 }
 
 func firstEnd(ends ...*End) *End {
@@ -140,7 +175,7 @@ func kill(pod *v1.Pod, spec *v1.Container, c *Container, cause Cause, message st
 	case pod.DeletionGracePeriodSeconds != nil:
 		k.Grace = *pod.DeletionGracePeriodSeconds
 		if pod.DeletionTimestamp != nil {
-			k.Deadline = pod.DeletionTimestamp.Time
+			k.Deadline = pod.DeletionTimestamp.Add(time.Second) // it is written in whole seconds, rounded down
 		}
 	case cause == Startup && spec != nil && spec.StartupProbe != nil && spec.StartupProbe.TerminationGracePeriodSeconds != nil:
 		k.Grace = *spec.StartupProbe.TerminationGracePeriodSeconds

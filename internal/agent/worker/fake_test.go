@@ -3,7 +3,9 @@ package worker
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -29,6 +31,9 @@ type fakeEngine struct {
 	images     map[string]bool
 	pullErr    error
 	deaf       bool
+	hook       time.Duration // how long commands take that are exec'd
+	hookErr    error         // how they end
+	logPath    string        // of every container
 }
 
 func (e *fakeEngine) note(format string, args ...any) {
@@ -93,6 +98,7 @@ func (e *fakeEngine) CreateContainer(_ context.Context, r *runtimeapi.CreateCont
 	defer e.mu.Unlock()
 	c := &runtimeapi.ContainerStatus{
 		Id: fmt.Sprintf("%s-%d", r.Config.Metadata.Name, r.Config.Metadata.Attempt), Metadata: r.Config.Metadata,
+		Labels: r.Config.Labels, Annotations: r.Config.Annotations, ImageRef: r.Config.Image.Image, LogPath: e.logPath,
 		State: runtimeapi.ContainerState_CONTAINER_CREATED, CreatedAt: time.Now().UnixNano(), Image: r.Config.Image,
 	}
 	e.containers = append(e.containers, c)
@@ -141,16 +147,49 @@ func (e *fakeEngine) StopContainer(ctx context.Context, r *runtimeapi.StopContai
 			return nil, ctx.Err()
 		}
 	}
-	e.exit(r.ContainerId, code)
+	if s, err := e.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: r.ContainerId}); err == nil &&
+		s.Status.State == runtimeapi.ContainerState_CONTAINER_RUNNING {
+		e.exit(r.ContainerId, code)
+	}
 	return &runtimeapi.StopContainerResponse{}, nil
 }
 
-func (e *fakeEngine) ListContainers(context.Context, *runtimeapi.ListContainersRequest) (*runtimeapi.ListContainersResponse, error) {
+func (e *fakeEngine) RemoveContainer(_ context.Context, r *runtimeapi.RemoveContainerRequest) (*runtimeapi.RemoveContainerResponse, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.containers = slices.DeleteFunc(e.containers, func(c *runtimeapi.ContainerStatus) bool { return c.Id == r.ContainerId })
+	e.note("remove %s", r.ContainerId)
+	return &runtimeapi.RemoveContainerResponse{}, nil
+}
+
+// ExecSync ends with the container, as a real command does.
+func (e *fakeEngine) ExecSync(ctx context.Context, r *runtimeapi.ExecSyncRequest) (*runtimeapi.ExecSyncResponse, error) {
+	e.mu.Lock()
+	e.note("hook %s %s", r.ContainerId, r.Cmd[0])
+	e.mu.Unlock()
+	for end := time.Now().Add(e.hook); time.Now().Before(end); {
+		select {
+		case <-time.After(min(time.Until(end), 100*time.Millisecond)):
+		case <-ctx.Done():
+			return nil, grpcstatus.FromContextError(ctx.Err()).Err()
+		}
+		s, err := e.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: r.ContainerId})
+		if err != nil || s.Status.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
+			return &runtimeapi.ExecSyncResponse{Stdout: []byte("so far"), ExitCode: 137}, nil
+		}
+	}
+	return &runtimeapi.ExecSyncResponse{}, e.hookErr
+}
+
+func (e *fakeEngine) ListContainers(_ context.Context, r *runtimeapi.ListContainersRequest) (*runtimeapi.ListContainersResponse, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	out := &runtimeapi.ListContainersResponse{}
 	for _, c := range e.containers {
-		out.Containers = append(out.Containers, &runtimeapi.Container{Id: c.Id, PodSandboxId: fmt.Sprintf("s%d", len(e.sandboxes)-1)})
+		if of := r.GetFilter().GetLabelSelector()[completionLabel]; of != "" && c.Labels[completionLabel] != of {
+			continue
+		}
+		out.Containers = append(out.Containers, &runtimeapi.Container{Id: c.Id, Labels: c.Labels, PodSandboxId: fmt.Sprintf("s%d", len(e.sandboxes)-1)})
 	}
 	return out, nil
 }
@@ -162,7 +201,8 @@ func (e *fakeEngine) ContainerStatus(_ context.Context, r *runtimeapi.ContainerS
 		if c.Id == r.ContainerId {
 			out := &runtimeapi.ContainerStatus{
 				Id: c.Id, Metadata: c.Metadata, State: c.State, CreatedAt: c.CreatedAt, StartedAt: c.StartedAt,
-				FinishedAt: c.FinishedAt, ExitCode: c.ExitCode, Image: c.Image,
+				FinishedAt: c.FinishedAt, ExitCode: c.ExitCode, Image: c.Image, ImageRef: c.ImageRef, LogPath: c.LogPath,
+				Labels: c.Labels, Annotations: c.Annotations,
 			}
 			return &runtimeapi.ContainerStatusResponse{Status: out}, nil
 		}
@@ -190,18 +230,13 @@ func (e *fakeEngine) PullImage(_ context.Context, r *runtimeapi.PullImageRequest
 	return &runtimeapi.PullImageResponse{ImageRef: r.Image.Image}, nil
 }
 
-// fakes are the worker's other partners: volumes that are always there, specs with nothing in them, hooks that
-// take as long as they are told.
-type fakes struct {
-	engine *fakeEngine
-	hook   time.Duration
-	err    error // of hooks
-}
+// fakes are the worker's other partners: volumes that are there at once, specs with next to nothing in them.
+type fakes struct{ mounted atomic.Bool }
 
-func (*fakes) Setup(context.Context, *v1.Pod) error             { return nil }
+func (f *fakes) Setup(context.Context, *v1.Pod) error           { f.mounted.Store(true); return nil }
 func (*fakes) Update(context.Context, *v1.Pod) error            { return nil }
-func (*fakes) Teardown(context.Context, types.UID) error        { return nil }
-func (*fakes) Present(types.UID) bool                           { return false }
+func (f *fakes) Teardown(context.Context, types.UID) error      { f.mounted.Store(false); return nil }
+func (f *fakes) Present(types.UID) bool                         { return f.mounted.Load() }
 func (*fakes) Handler(context.Context, *v1.Pod) (string, error) { return "", nil }
 func (*fakes) Sandbox(pod *v1.Pod, attempt uint32) (*runtimeapi.PodSandboxConfig, error) {
 	return &runtimeapi.PodSandboxConfig{Metadata: &runtimeapi.PodSandboxMetadata{Name: pod.Name, Attempt: attempt}}, nil
@@ -213,17 +248,6 @@ func (*fakes) Container(_ context.Context, _ *v1.Pod, c *v1.Container, a Attempt
 }
 func (*fakes) Resources(*v1.Pod, *v1.Container) (container, sandbox *runtimeapi.LinuxContainerResources) {
 	return nil, nil
-}
-func (f *fakes) Run(ctx context.Context, _ *v1.Pod, _ *v1.Container, id, _ string, h *v1.LifecycleHandler) (string, error) {
-	f.engine.mu.Lock()
-	f.engine.note("hook %s %s", id, h.Exec.Command[0])
-	f.engine.mu.Unlock()
-	select {
-	case <-time.After(f.hook):
-		return "", f.err
-	case <-ctx.Done():
-		return "", ctx.Err()
-	}
 }
 func (*fakes) Set(*v1.Pod, string, []plan.Container) {}
 func (*fakes) Remove(types.UID)                      {}

@@ -2,12 +2,14 @@ package worker
 
 import (
 	"context"
+	"encoding/json"
 	"sync"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"peapod.dev/peapod/internal/agent/containerconfig"
 	"peapod.dev/peapod/internal/agent/plan"
 )
 
@@ -33,9 +35,21 @@ func (k *killing) update(a plan.KillContainer) {
 	if a.Grace == k.action.Grace && a.Hold == k.action.Hold && a.Deadline.Equal(k.action.Deadline) {
 		return
 	}
+	if a.Grace != k.action.Grace {
+		k.begun = time.Now() // what the user has now asked for counts from now
+	}
 	k.action = a
 	close(k.changed)
 	k.changed = make(chan struct{})
+}
+
+// since counts the grace period from an earlier instant.
+func (k *killing) since(begun time.Time) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !begun.IsZero() && begun.Before(k.begun) {
+		k.begun = begun
+	}
 }
 
 // now returns the newest action, when its grace period ends, and a channel that tells of a newer one.
@@ -49,21 +63,43 @@ func (k *killing) now() (plan.KillContainer, time.Time, <-chan struct{}) {
 	return k.action, deadline, k.changed
 }
 
+// await returns what comes from ended, or that the grace period was over before.
+func (k *killing) await(ended <-chan hookResult) (r hookResult, over bool) {
+	for {
+		_, deadline, changed := k.now()
+		timer := time.NewTimer(time.Until(deadline))
+		select {
+		case r = <-ended:
+			timer.Stop()
+			return r, false
+		case <-timer.C:
+			return r, true
+		case <-changed:
+			timer.Stop()
+		}
+	}
+}
+
 // kill ends a container ("Termination of Pods"): preStop, stop signal, grace period, KILL. The hook's time
-// counts in the grace period; after it the container always has the minimum.
+// counts in the grace period; after it the container always has the minimum. Of one that has completed the hook is all.
 func (w *Worker) kill(ctx context.Context, pod *v1.Pod, k *killing) error {
 	a, _, _ := k.now()
 	spec := plan.Spec(pod, a.Name)
+	if spec == nil {
+		spec = w.restored(ctx, a.ID)
+	}
 	if a.Renew {
 		w.mu.Lock()
 		w.memory.renew[a.Name] = true
 		w.mu.Unlock()
 	}
-	if a.Cause != plan.Lost {
+	if a.Cause != plan.Lost && a.Cause != plan.Completed {
 		w.event(pod, spec, v1.EventTypeNormal, "Killing", "%s", a.Message)
 	}
-	if spec != nil && spec.Lifecycle != nil && spec.Lifecycle.PreStop != nil && a.Grace > 0 && a.Cause != plan.Lost {
-		w.preStop(ctx, pod, spec, k)
+	finish := w.preStop(ctx, pod, spec, k)
+	defer finish()
+	if a.Cause == plan.Completed || ctx.Err() != nil {
+		return nil // when the daemon ends, the next one goes on; a signal now would cut its hook short
 	}
 	for {
 		a, deadline, changed := k.now()
@@ -84,6 +120,22 @@ func (w *Worker) kill(ctx context.Context, pod *v1.Pod, k *killing) error {
 	}
 }
 
+// restored is as much of a container's spec as its kill needs, from the annotations that the kubelet made for that: the
+// Pod's object may have gone while no agent ran.
+func (w *Worker) restored(ctx context.Context, id string) *v1.Container {
+	r, err := w.cfg.Engine.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: id})
+	if err != nil {
+		return nil
+	}
+	spec := &v1.Container{Name: r.Status.GetMetadata().GetName()}
+	var handler v1.LifecycleHandler
+	if json.Unmarshal([]byte(r.Status.Annotations[containerconfig.PreStopHandlerAnnotation]), &handler) == nil {
+		spec.Lifecycle = &v1.Lifecycle{PreStop: &handler}
+	}
+	_ = json.Unmarshal([]byte(r.Status.Annotations[containerconfig.PortsAnnotation]), &spec.Ports) // there may be none
+	return spec
+}
+
 // stop sends the stop signal and waits for the end; it is not done when a newer action came first.
 func (w *Worker) stop(ctx context.Context, id string, grace time.Duration, changed <-chan struct{}) (done bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
@@ -101,37 +153,5 @@ func (w *Worker) stop(ctx context.Context, id string, grace time.Duration, chang
 		cancel()
 		<-ended
 		return false, nil
-	}
-}
-
-// preStop runs the hook until it returns or the grace period is over.
-func (w *Worker) preStop(ctx context.Context, pod *v1.Pod, spec *v1.Container, k *killing) {
-	a, _, _ := k.now()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	ended := make(chan error, 1)
-	go func() {
-		_, err := w.cfg.Hooks.Run(ctx, pod, spec, a.ID, w.podIP(pod), spec.Lifecycle.PreStop)
-		ended <- err
-	}()
-	for {
-		_, deadline, changed := k.now()
-		over := time.NewTimer(time.Until(deadline))
-		select {
-		case err := <-ended:
-			over.Stop()
-			if err != nil && ctx.Err() == nil {
-				w.log.Warn("preStop hook failed", "container", spec.Name, "error", err)
-				w.event(pod, spec, v1.EventTypeWarning, "FailedPreStopHook", "PreStopHook failed")
-			}
-			return
-		case <-over.C:
-			w.log.Warn("preStop hook did not end within the grace period", "container", spec.Name)
-			cancel()
-			<-ended
-			return
-		case <-changed:
-			over.Stop()
-		}
 	}
 }

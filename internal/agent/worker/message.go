@@ -65,6 +65,11 @@ func lastWords(s *runtimeapi.ContainerStatus) string {
 	if policy != v1.TerminationMessageFallbackToLogsOnError || s.ExitCode == 0 || s.Reason == "ContainerCannotRun" {
 		return ""
 	}
+	return logEnd(s)
+}
+
+// logEnd is the end of a container's log: the last 80 lines, of them the last 2 KiB.
+func logEnd(s *runtimeapi.ContainerStatus) string {
 	out, _ := buffer.NewTypedRingFixed[byte](kubecontainer.MaxContainerTerminationMessageLogLength) // fails for negative sizes only
 	lines := int64(kubecontainer.MaxContainerTerminationMessageLogLines)
 	if err := logs.ReadLogs(context.Background(), s.LogPath, "", &logs.LogOptions{TailLines: &lines}, nil, out, out); err != nil {

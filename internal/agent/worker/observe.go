@@ -56,6 +56,12 @@ func (w *Worker) observe(ctx context.Context) (*plan.Observed, error) {
 		} else if err != nil {
 			return nil, err
 		}
+		if of, ok := c.Labels[completionLabel]; ok {
+			if st.Status.State == runtimeapi.ContainerState_CONTAINER_EXITED {
+				w.completionEnded(of)
+			}
+			continue
+		}
 		seen.Containers = append(seen.Containers, w.container(pod, c.PodSandboxId, st.Status))
 	}
 	slices.SortFunc(seen.Containers, func(a, b plan.Container) int {
@@ -75,7 +81,6 @@ func (w *Worker) observe(ctx context.Context) (*plan.Observed, error) {
 	defer w.mu.Unlock()
 	for i := range seen.Containers {
 		c := &seen.Containers[i]
-		c.PostStartDone = w.memory.hooked[c.ID] || c.PostStartDone
 		if spec := plan.Spec(pod, c.Name); spec != nil {
 			c.Probes = w.cfg.Probes.Results(pod, spec, c)
 		}
@@ -133,11 +138,18 @@ func (w *Worker) container(pod *v1.Pod, sandboxID string, s *runtimeapi.Containe
 		out.User = &v1.ContainerUser{Linux: &v1.LinuxContainerUser{UID: u.Uid, GID: u.Gid, SupplementalGroups: u.SupplementalGroups}}
 	}
 	if s.StopSignal != runtimeapi.Signal_SIGNAL_RUNTIME_DEFAULT {
-		signal := v1.Signal(strings.TrimPrefix(s.StopSignal.String(), "SIGNAL_"))
+		signal := v1.Signal(strings.NewReplacer("SIGNAL_", "", "PLUS", "+", "MINUS", "-").Replace(s.StopSignal.String()))
 		out.StopSignal = &signal
 	}
 	spec := plan.Spec(pod, out.Name)
-	out.PostStartDone = spec == nil || spec.Lifecycle == nil || spec.Lifecycle.PostStart == nil || w.hookDone(s.Id)
+	out.PostStartDone = true
+	if spec != nil && spec.Lifecycle != nil {
+		if spec.Lifecycle.PostStart != nil {
+			end := w.hook(s.Id, postStartHook).end
+			out.PostStartDone, out.PostStartFailed = end == hookSucceeded, end == hookFailed
+		}
+		out.PreStopDone = spec.Lifecycle.PreStop != nil && w.hook(s.Id, preStopHook).end != ""
+	}
 	out.Changed = spec != nil && s.Annotations[hashKey] != "" && s.Annotations[hashKey] != containerconfig.Hash(spec)
 	if out.State == plan.Running && spec != nil {
 		out.Resources = enforced(spec, s.GetResources().GetLinux())

@@ -51,8 +51,8 @@ func (w *Worker) removeContainer(ctx context.Context, id string) error {
 	_, err := w.cfg.Engine.RemoveContainer(ctx, &runtimeapi.RemoveContainerRequest{ContainerId: id})
 	w.mu.Lock()
 	delete(w.memory.messages, id)
-	delete(w.memory.hooked, id)
 	w.mu.Unlock()
+	w.forgetHooks(id)
 	return ignoreNotFound(err)
 }
 

@@ -3,8 +3,6 @@ package worker
 import (
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
 	"time"
 
 	grpcstatus "google.golang.org/grpc/status"
@@ -127,44 +125,11 @@ func (w *Worker) refuse(pod *v1.Pod, spec *v1.Container, reason, message string)
 	w.event(pod, spec, v1.EventTypeWarning, "Failed", "Error: %s", message)
 }
 
-// finishStart runs the postStart hook that an earlier agent did not see returning: hooks are delivered at least once.
+// finishStart runs the postStart hook that an earlier agent did not see returning.
 func (w *Worker) finishStart(ctx context.Context, pod *v1.Pod, a plan.FinishStart) {
 	if spec := plan.Spec(pod, a.Name); spec != nil {
 		w.postStart(ctx, pod, spec, a.ID)
 	}
-}
-
-// postStart runs the hook, if there is one; its failure kills the container.
-func (w *Worker) postStart(ctx context.Context, pod *v1.Pod, spec *v1.Container, id string) {
-	if spec.Lifecycle != nil && spec.Lifecycle.PostStart != nil {
-		output, err := w.cfg.Hooks.Run(ctx, pod, spec, id, w.podIP(pod), spec.Lifecycle.PostStart)
-		if err != nil {
-			if ctx.Err() != nil {
-				return
-			}
-			message := err.Error()
-			if output != "" {
-				message += ": " + output
-			}
-			w.log.Warn("postStart hook failed", "container", spec.Name, "error", err)
-			w.event(pod, spec, v1.EventTypeWarning, "FailedPostStartHook", "PostStartHook failed")
-			w.fail(spec.Name, "PostStartHookError", message)
-			k := plan.KillContainer{ID: id, Name: spec.Name, Cause: plan.PostStart, Message: "FailedPostStartHook", Grace: 30}
-			if s := pod.Spec.TerminationGracePeriodSeconds; s != nil {
-				k.Grace = *s
-			}
-			if err := w.kill(ctx, pod, newKilling(k)); err != nil {
-				w.log.Error("cannot kill the container whose postStart hook failed", "container", spec.Name, "error", err)
-			}
-			return
-		}
-		if err := w.markHook(id); err != nil {
-			w.log.Error("cannot record that the postStart hook has run", "container", spec.Name, "error", err)
-		}
-	}
-	w.mu.Lock()
-	w.memory.hooked[id] = true
-	w.mu.Unlock()
 }
 
 func (w *Worker) podIP(pod *v1.Pod) string {
@@ -180,22 +145,4 @@ func (w *Worker) podIP(pod *v1.Pod) string {
 		return ips[0]
 	}
 	return ""
-}
-
-// hookFile remembers across daemons that a container's postStart hook has returned.
-func (w *Worker) hookFile(id string) string {
-	return filepath.Join(w.cfg.PodDir(w.uid), "hooks", id+".poststart")
-}
-
-func (w *Worker) markHook(id string) error {
-	file := w.hookFile(id)
-	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
-		return err
-	}
-	return os.WriteFile(file, nil, 0o600)
-}
-
-func (w *Worker) hookDone(id string) bool {
-	_, err := os.Stat(w.hookFile(id))
-	return err == nil
 }

@@ -23,6 +23,7 @@ import (
 	"k8s.io/client-go/tools/record"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"peapod.dev/peapod/internal/agent/hook"
 	"peapod.dev/peapod/internal/agent/plan"
 	"peapod.dev/peapod/internal/agent/status"
 )
@@ -84,9 +85,9 @@ type Attempt struct {
 	TargetID string
 }
 
-// Hooks runs lifecycle handlers; output is what the handler said, for event and log.
+// Hooks runs lifecycle handlers; cause is what an event may say of a failure.
 type Hooks interface {
-	Run(ctx context.Context, pod *v1.Pod, c *v1.Container, containerID, podIP string, handler *v1.LifecycleHandler) (output string, err error)
+	Run(ctx context.Context, call hook.Call) (cause string, err error)
 }
 
 // Probes runs the probes of running containers and knows their last results.
@@ -124,11 +125,13 @@ type memory struct {
 	volumes  plan.Volumes
 	start    time.Time
 	ended    *plan.End
-	held     map[string]time.Time // by operation key: not to be tried again before
-	hooked   map[string]bool      // container ids whose postStart hook has returned
-	messages map[string]string    // termination messages by container id
-	lastSeen *plan.Observed       // for readers: logs, exec, stats
-	shown    *v1.Pod              // the version whose labels and annotations the volumes show, nil to write them anew
+	held     map[string]time.Time  // by operation key: not to be tried again before
+	hooks    map[string]hookRecord // what is known of the records of hooks
+	// completions has who waits for the end of a completion, by the id of the container that has completed.
+	completions map[string]chan struct{}
+	messages    map[string]string // termination messages by container id
+	lastSeen    *plan.Observed    // for readers: logs, exec, stats
+	shown       *v1.Pod           // the version whose labels and annotations the volumes show, nil to write them anew
 }
 
 // New returns the Worker of pod; Run drives it.
@@ -142,7 +145,7 @@ func New(cfg Config, pod *v1.Pod) *Worker {
 		mail: make(chan struct{}, 1), ops: map[string]*operation{},
 		memory: memory{
 			images: map[string]plan.Image{}, present: map[string]*runtimeapi.Image{}, failures: map[string]plan.Failure{}, backoff: map[string]plan.Backoff{},
-			renew: map[string]bool{}, held: map[string]time.Time{}, hooked: map[string]bool{}, messages: map[string]string{},
+			renew: map[string]bool{}, held: map[string]time.Time{}, hooks: map[string]hookRecord{}, completions: map[string]chan struct{}{}, messages: map[string]string{},
 		},
 	}
 	w.report.old = pod.Status

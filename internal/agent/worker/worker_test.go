@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/tools/record"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"peapod.dev/peapod/internal/agent/hook"
 	"peapod.dev/peapod/internal/agent/plan"
 )
 
@@ -32,6 +33,7 @@ type bench struct {
 	events *record.FakeRecorder
 	worker *Worker
 	pod    *v1.Pod
+	end    func() // ends the worker
 }
 
 func run(t *testing.T, edit func(*v1.Pod), body func(*bench)) {
@@ -51,23 +53,39 @@ func run(t *testing.T, edit func(*v1.Pod), body func(*bench)) {
 		}
 		b := &bench{t: t, pod: pod, client: fake.NewClientset(pod), events: record.NewFakeRecorder(100)}
 		b.engine = &fakeEngine{images: map[string]bool{"docker.io/library/x:1": true}, changed: func() { b.worker.Poke() }}
-		b.fakes = &fakes{engine: b.engine}
-		b.worker = New(Config{
-			Engine: b.engine, Volumes: b.fakes, Specs: b.fakes, Hooks: b.fakes, Probes: b.fakes, Client: b.client, Events: b.events,
+		b.fakes = &fakes{}
+		config := Config{
+			Engine: b.engine, Volumes: b.fakes, Specs: b.fakes, Hooks: hook.New(hook.Config{Log: slog.New(slog.DiscardHandler)}),
+			Probes: b.fakes, Client: b.client, Events: b.events,
 			HostIPs: func() []string { return []string{"192.0.2.1"} },
 			Credentials: func(context.Context, *v1.Pod, string) ([]*runtimeapi.AuthConfig, []string, error) {
 				return nil, []string{"gone"}, nil
 			},
 			Fits:   func(*v1.Pod) *plan.Failure { return nil },
 			PodDir: func(types.UID) string { return dir }, Log: slog.New(slog.DiscardHandler),
-		}, pod)
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan struct{})
-		go func() { defer close(done); b.worker.Run(ctx) }()
-		defer func() { cancel(); <-done }()
+		}
+		b.start(config)
+		defer func() { b.end() }()
 		b.pass(0)
 		body(b)
 	})
+}
+
+func (b *bench) start(config Config) {
+	b.worker = New(config, b.pod)
+	ctx, cancel := context.WithCancel(b.t.Context())
+	done := make(chan struct{})
+	w := b.worker
+	go func() { defer close(done); w.Run(ctx) }()
+	b.end = func() { cancel(); <-done }
+}
+
+// crash puts a new worker in the place of the old one, which can record nothing more once its context has ended.
+func (b *bench) crash() {
+	b.end()
+	b.pod = b.worker.Pod()
+	b.start(b.worker.cfg)
+	b.pass(0)
 }
 
 // pass lets time go by and everything settle.
@@ -81,6 +99,7 @@ func (b *bench) remove(grace int64) {
 	at := metav1.NewTime(time.Now().Add(time.Duration(grace) * time.Second))
 	pod.DeletionTimestamp, pod.DeletionGracePeriodSeconds = &at, &grace
 	pod.ResourceVersion = "2"
+	b.pod = pod
 	b.worker.Update(pod)
 	b.pass(0)
 }
@@ -151,7 +170,7 @@ func TestHooksSurroundALife(t *testing.T) {
 
 func TestPreStopCountsInTheGracePeriod(t *testing.T) {
 	run(t, lifecycle, func(b *bench) {
-		b.fakes.hook = 8 * time.Second
+		b.engine.hook = 8 * time.Second
 		b.remove(10)
 		b.pass(9 * time.Second)
 		if last := b.engine.log[len(b.engine.log)-2]; last != "stop app-0 timeout=2" {
@@ -162,7 +181,7 @@ func TestPreStopCountsInTheGracePeriod(t *testing.T) {
 
 func TestPreStopThatOverrunsIsCutOffAndTwoSecondsAreLeft(t *testing.T) {
 	run(t, lifecycle, func(b *bench) {
-		b.fakes.hook = time.Hour
+		b.engine.hook = time.Hour
 		b.engine.deaf = true
 		b.remove(3)
 		b.pass(4 * time.Second)
@@ -194,7 +213,7 @@ func TestFailedPostStartKillsTheContainer(t *testing.T) {
 		lifecycle(p)
 		p.Spec.Containers[0].Lifecycle.PreStop = nil
 	}, func(b *bench) {
-		b.fakes.err = errors.New("no")
+		b.engine.hookErr = errors.New("no")
 		b.engine.exit("app-0", 1)
 		b.pass(0)
 		b.wantLog("sandbox", "create app-0", "start app-0", "hook app-0 postStart",
@@ -213,7 +232,7 @@ func TestAPostStartHookHoldsUpTheNextContainer(t *testing.T) {
 		lifecycle(p)
 		p.Spec.Containers = append(p.Spec.Containers, second)
 	}, func(b *bench) {
-		b.fakes.hook = 3 * time.Second
+		b.engine.hook = 3 * time.Second
 		b.engine.exit("app-0", 1) // the first hook had taken no time
 		b.engine.exit("second-0", 1)
 		b.pass(2 * time.Second)

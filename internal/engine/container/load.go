@@ -95,6 +95,7 @@ func (c *Container) adopt(ctx context.Context, m *conmon.Monitor) error {
 			s.State, s.StartedAt, s.PID = runtimeapi.ContainerState_CONTAINER_RUNNING, time.Now().UnixNano(), m.ContainerPID
 		})
 	}
+	ociruntime.EndOrphans(c.Bundle(), c.ID)
 	// When the process is gone already the monitor is about to end.
 	if err := c.openInit(m.ContainerPID); err != nil {
 		c.env.Log.Debug("an adopted container is ending", "container", c.ID, "error", err)
