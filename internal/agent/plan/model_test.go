@@ -146,7 +146,10 @@ func (m *model) do(a plan.Action) bool {
 			m.seen.InFlight[a.String()] = true
 			return !shown
 		}
-		m.exit(a.Name, 137)
+		m.preStopped(a.ID)
+		if a.Cause != plan.Completed {
+			m.exit(a.Name, 137)
+		}
 	case plan.ResizeContainer:
 		m.seen.Latest(a.Name).Resize = nil
 	case plan.RemoveContainer:
@@ -184,6 +187,15 @@ func (m *model) launch(a plan.StartContainer) bool {
 		m.seen.InFlight[a.Key()] = true
 	}
 	return true
+}
+
+// preStopped is the end of the container's preStop hook.
+func (m *model) preStopped(id string) {
+	for i := range m.seen.Containers {
+		if c := &m.seen.Containers[i]; c.ID == id {
+			c.PreStopDone = true
+		}
+	}
 }
 
 // exit ends the newest attempt of a container, if it runs.

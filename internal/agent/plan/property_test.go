@@ -56,6 +56,9 @@ func TestSafety(t *testing.T) {
 func violation(m *model, a plan.Action) string {
 	start, ok := a.(plan.StartContainer)
 	if !ok {
+		if broken := hookViolation(m, a); broken != "" {
+			return broken
+		}
 		if _, ok := a.(plan.CreateSandbox); ok && (m.pod.DeletionTimestamp != nil || podutil.IsPodPhaseTerminal(m.pod.Status.Phase)) {
 			return "an ending pod gets a sandbox"
 		}
@@ -105,6 +108,27 @@ func blocking(m *model, name string) string {
 	return ""
 }
 
+// hookViolation names the rule about preStop hooks on completion that the action would break, if any.
+func hookViolation(m *model, a plan.Action) string {
+	sandbox := m.seen.ReadySandbox()
+	for i := range m.seen.Containers {
+		c := &m.seen.Containers[i]
+		switch a := a.(type) {
+		case plan.KillContainer:
+			if a.ID == c.ID && a.Cause == plan.Completed && (c.State != plan.Exited || c.PreStopDone || sandbox == nil || sandbox.ID != c.SandboxID) {
+				return "a preStop hook runs for a container that has had it, or has nowhere to run"
+			}
+		case plan.StopSandbox:
+			spec := plan.Spec(m.pod, c.Name)
+			if m.pod.DeletionTimestamp == nil && m.pod.Annotations[plan.PreStopOnCompletion] != "" && spec.Lifecycle != nil && spec.Lifecycle.PreStop != nil &&
+				m.seen.Latest(c.Name) == c && c.SandboxID == a.ID && !c.PreStopDone {
+				return "a pod ends before a container has had its preStop hook"
+			}
+		}
+	}
+	return ""
+}
+
 // upset does something that may happen to a Pod at any time.
 func upset(random *rand.Rand, m *model) {
 	name := []string{"i", "s", "a", "b"}[random.Intn(4)]
@@ -119,6 +143,10 @@ func upset(random *rand.Rand, m *model) {
 	case 5:
 		if c != nil && c.State == plan.Running {
 			c.Probes.LivenessFailed = true
+		}
+	case 10:
+		if c != nil && c.State == plan.Running && !c.PostStartDone {
+			c.PostStartFailed = true
 		}
 	case 6:
 		m.crash()
@@ -137,7 +165,11 @@ func upset(random *rand.Rand, m *model) {
 
 func randomPod(random *rand.Rand) string {
 	policy := []string{"Always", "OnFailure", "Never"}[random.Intn(3)]
-	out := "metadata: {name: p}\nspec:\n  restartPolicy: " + policy + "\n"
+	out := "metadata:\n  name: p\n"
+	if random.Intn(2) == 0 {
+		out += "  annotations: {" + plan.PreStopOnCompletion + ": \"true\"}\n"
+	}
+	out += "spec:\n  restartPolicy: " + policy + "\n"
 	if random.Intn(2) == 0 {
 		out += "  initContainers:\n  - {name: i, image: x}\n"
 		if random.Intn(2) == 0 {
@@ -148,7 +180,8 @@ func randomPod(random *rand.Rand) string {
 	out += "  containers:\n  - {name: a, image: x" + []string{"", hook}[random.Intn(2)] + "}\n"
 	if random.Intn(2) == 0 {
 		const rules = ", restartPolicy: Never, restartPolicyRules: [{action: RestartAllContainers, exitCodes: {operator: In, values: [1]}}]"
-		out += "  - {name: b, image: x" + hook + []string{"", rules}[random.Intn(2)] + "}\n"
+		both := strings.TrimSuffix(hook, "}") + ", preStop: {exec: {command: [\"true\"]}}}"
+		out += "  - {name: b, image: x" + both + []string{"", rules}[random.Intn(2)] + "}\n"
 	}
 	return out
 }

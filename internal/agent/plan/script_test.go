@@ -66,6 +66,9 @@ func TestScripts(t *testing.T) {
 				m.remove(number("grace", 30))
 			case "reject": // reject REASON: the node refuses the Pod
 				m.seen.Ended = &plan.End{Reason: arg(0)}
+			case "end": // end REASON grace=N: the node evicts the Pod, or shuts down
+				grace := number("grace", 30)
+				m.seen.Ended = &plan.End{Reason: arg(0), Grace: &grace}
 			case "gone":
 				m.seen.Gone = true
 			case "probe": // probe NAME started|ready|unready|liveness-failed|startup-failed
@@ -115,9 +118,12 @@ func TestScripts(t *testing.T) {
 				m.seen.Latest(arg(0)).State = plan.Unknown
 			case "vanish": // vanish NAME: the engine knows it no more
 				m.seen.Containers = slices.DeleteFunc(slices.Clone(m.seen.Containers), func(c plan.Container) bool { return c.Name == arg(0) })
-			case "hook": // hook NAME: its postStart hook returns
-				m.seen.Latest(arg(0)).PostStartDone = true
+			case "hook": // hook NAME [failed]: its postStart hook returns
+				failed := len(d.CmdArgs) > 1
+				m.seen.Latest(arg(0)).PostStartDone, m.seen.Latest(arg(0)).PostStartFailed = !failed, failed
 				delete(m.seen.InFlight, "start "+arg(0))
+			case "prestop": // prestop NAME: its preStop hook returns
+				m.preStopped(m.seen.Latest(arg(0)).ID)
 			case "resize": // resize NAME cpu|memory: the spec wants another limit
 				m.seen.Latest(arg(0)).Resize = &plan.Resize{CPU: arg(1) == "cpu", Memory: arg(1) == "memory"}
 			case "pending": // pending REASON: the node does not grant it
