@@ -274,3 +274,19 @@ func eventually(t *testing.T, ok func() bool) {
 		}
 	}
 }
+
+// The field is behind a feature gate upstream, whose default drops it without a word.
+func TestStopSignalIsKept(t *testing.T) {
+	c := admin(t, start(t, t.TempDir()))
+	pod := newPod("signals")
+	pod.Spec.OS = &corev1.PodOS{Name: corev1.Linux}
+	signal := corev1.SIGUSR1
+	pod.Spec.Containers[0].Lifecycle = &corev1.Lifecycle{StopSignal: &signal}
+	got, err := c.CoreV1().Pods(namespace(t, c, nil)).Create(t.Context(), pod, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l := got.Spec.Containers[0].Lifecycle; l == nil || l.StopSignal == nil || *l.StopSignal != signal {
+		t.Errorf("lifecycle is %v, want stopSignal %s", l, signal)
+	}
+}

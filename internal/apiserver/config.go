@@ -36,6 +36,9 @@ func (s *Server) build(cfg Config) (err error) {
 		}
 	}()
 
+	if err := enableFeatures(); err != nil {
+		return err
+	}
 	c := genericapiserver.NewConfig(legacyscheme.Codecs)
 	version := newEffectiveVersion(cfg.Version)
 	c.EffectiveVersion = version
