@@ -203,6 +203,9 @@ func (w *Worker) preStop(ctx context.Context, pod *v1.Pod, spec *v1.Container, k
 	switch {
 	case ctx.Err() != nil: // the next daemon sees to it
 		cancel()
+		if over {
+			<-ended
+		}
 		return nothing
 	case over:
 		w.endHook(spec, a.ID, preStopHook, hookFailed)
