@@ -79,8 +79,9 @@ func (e *Engine) Streams() streaming.Runtime { return streams{e} }
 
 type streams struct{ e *Engine }
 
-// Exec runs a command in a running container until it ends, ctx does, or the client goes away. The error of a command that
-// ended with another code than 0 is a utilexec.ExitError.
+// Exec runs a command in a running container until it ends or ctx does. As in upstream's runtimes the command of a client
+// that goes away is not killed, see ociruntime.Runtime.Exec. The error of a command that ended with another code than 0
+// is a utilexec.ExitError.
 func (s streams) Exec(ctx context.Context, id string, cmd []string, in io.Reader, out, errs io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) error {
 	x := ociruntime.Exec{Stdin: in}
 	if out != nil {

@@ -3,9 +3,12 @@ package engine_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"strings"
@@ -29,6 +32,15 @@ type output struct {
 func (o *output) Write(p []byte) (int, error) { o.mu.Lock(); defer o.mu.Unlock(); return o.b.Write(p) }
 func (o *output) String() string              { o.mu.Lock(); defer o.mu.Unlock(); return o.b.String() }
 func (o *output) Close() error                { return nil }
+
+// counter counts what it passes on.
+type counter struct {
+	w io.Writer
+	n int64
+}
+
+func (c *counter) Write(b []byte) (int, error) { c.n += int64(len(b)); return c.w.Write(b) }
+func (c *counter) Close() error                { return nil }
 
 func (o *output) await(t *testing.T, want string) {
 	t.Helper()
@@ -107,6 +119,66 @@ func TestStreams(t *testing.T) {
 		out.await(t, "ready")
 		close(sizes)
 		<-ended
+	})
+	t.Run("client takes no more", func(t *testing.T) {
+		r, w := io.Pipe()
+		ended := make(chan error, 1)
+		go func() {
+			ended <- streams.Exec(t.Context(), c.ID, []string{"sh", "-c", "while echo line; do :; done; exit 6"}, nil, w, nil, false, nil)
+		}()
+		if _, err := io.ReadFull(r, make([]byte, 5)); err != nil {
+			t.Fatal(err)
+		}
+		r.Close()
+		var code utilexec.ExitError
+		if err := <-ended; !errors.As(err, &code) || code.ExitStatus() != 128+13 {
+			t.Errorf("%v", err)
+		}
+	})
+	t.Run("exec that leaves a process behind", func(t *testing.T) {
+		for _, tty := range []bool{false, true} {
+			var out output
+			begin := time.Now()
+			err := streams.Exec(t.Context(), c.ID, []string{"sh", "-c", "sleep 3002 & printf %70000d 1; exit 4"}, nil, &out, nil, tty, nil)
+			var code utilexec.ExitError
+			if !errors.As(err, &code) || code.ExitStatus() != 4 || len(out.String()) != 70000 {
+				t.Errorf("terminal %v: %v, %d bytes", tty, err, len(out.String()))
+			}
+			if d := time.Since(begin); !tty && d > 900*time.Millisecond {
+				t.Errorf("it was waited for: %v", d)
+			}
+		}
+		if got := c.Exec("ps -o args"); !strings.Contains(got, "sleep 3002") {
+			t.Errorf("the process that was left behind: %s", got)
+		}
+		begin := time.Now()
+		if got := c.Exec("sleep 3003 & echo x"); got != "x" {
+			t.Errorf("%q", got)
+		}
+		if d := time.Since(begin); d > 900*time.Millisecond {
+			t.Errorf("ExecSync waited %v", d)
+		}
+		c.Exec("kill $(ps -o pid,args | awk '/[s]leep 300[23]/ { print $1 }')")
+	})
+	t.Run("exec with much input and output", func(t *testing.T) {
+		const size = 64 << 20
+		var sent, got hash.Hash = sha256.New(), sha256.New()
+		in := io.TeeReader(io.LimitReader(rand.NewChaCha8([32]byte{1}), size), sent)
+		counted := &counter{w: got}
+		if err := streams.Exec(t.Context(), c.ID, []string{"cat"}, in, counted, nil, false, nil); err != nil {
+			t.Error(err)
+		}
+		if counted.n != size || !bytes.Equal(sent.Sum(nil), got.Sum(nil)) {
+			t.Errorf("%d bytes came back of %d, or others", counted.n, size)
+		}
+		// Input that nobody reads does not hold the command open.
+		endless, w := io.Pipe()
+		defer endless.Close()
+		go io.Copy(w, rand.NewChaCha8([32]byte{2}))
+		var out output
+		if err := streams.Exec(t.Context(), c.ID, []string{"echo", "x"}, endless, &out, nil, false, nil); err != nil || out.String() != "x\n" {
+			t.Errorf("%v, %q", err, out.String())
+		}
 	})
 	t.Run("attach", func(t *testing.T) {
 		a := p.Run("read x; echo got $x; read y && echo more || echo eof", func(c *runtimeapi.ContainerConfig) { c.Stdin, c.StdinOnce = true, true })
