@@ -105,7 +105,9 @@ func (s streams) Exec(ctx context.Context, id string, cmd []string, in io.Reader
 	return nil
 }
 
-// Attach connects to the standard streams of a running container until it ends or the client goes away.
+// Attach connects to the standard streams of a running container until it ends or the client goes away. The end of the
+// client's input ends that of a container with StdinOnce; from any other, and from a terminal, it detaches the client, as
+// it does in containerd.
 func (s streams) Attach(ctx context.Context, id string, in io.Reader, out, errs io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) error {
 	c, err := s.e.running(id)
 	if err != nil {
@@ -127,7 +129,7 @@ func (s streams) Attach(ctx context.Context, id string, in io.Reader, out, errs 
 	if !c.Config.GetStdin() {
 		in = nil
 	}
-	return internal(stream.Attach(ctx, conn, in, out, errs))
+	return internal(stream.Attach(ctx, conn, in, out, errs, !c.Config.GetStdinOnce() || c.Config.GetTty()))
 }
 
 // PortForward connects a stream with a port on the Pod's loopback.

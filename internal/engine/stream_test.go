@@ -191,6 +191,22 @@ func TestStreams(t *testing.T) {
 		}
 		a.WaitExit()
 	})
+	t.Run("attach twice", func(t *testing.T) {
+		a := p.Run("read x; echo got $x; read y; echo then $y; sleep 1000", func(c *runtimeapi.ContainerConfig) { c.Stdin = true })
+		var watcher, silent output
+		watching := make(chan error, 1)
+		go func() { watching <- streams.Attach(t.Context(), a.ID, nil, &watcher, nil, false, nil) }()
+		for _, word := range []string{"one\n", "two\n"} { // the end of input detaches, and the next client finds it open
+			if err := streams.Attach(t.Context(), a.ID, strings.NewReader(word), &silent, nil, false, nil); err != nil {
+				t.Error(err)
+			}
+		}
+		watcher.await(t, "then two\n")
+		a.Stop(0)
+		if err := <-watching; err != nil {
+			t.Error(err)
+		}
+	})
 	t.Run("attach to a terminal", func(t *testing.T) {
 		a := p.Run("sh", func(c *runtimeapi.ContainerConfig) { c.Stdin, c.Tty = true, true })
 		var out output
