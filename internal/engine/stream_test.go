@@ -11,6 +11,9 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -280,34 +283,95 @@ func TestManyAtOnce(t *testing.T) {
 	t.Logf("40 Pods from creation to removal in %v", time.Since(begin))
 }
 
-// TestExecLeaksNothing runs many commands and counts descriptors, processes, goroutines' threads and files.
+// TestExecLeaksNothing runs many commands, of each kind, and counts what they could leave. PEAPOD_TEST_EXECS is how many,
+// if not 200.
 func TestExecLeaksNothing(t *testing.T) {
 	s := newSetup(t)
 	c := s.suite().NewPod(t).Run("sleep 1000")
-	count := func() int {
-		fds, _ := os.ReadDir("/proc/self/fd")
-		bundle, _ := os.ReadDir(s.config.RunRoot + "/containers/" + c.ID)
-		crun, _ := exec.Command("find", s.config.RunRoot, "-newermt", "2000-01-01").Output()
-		children, _ := exec.Command("ps", "--no-headers", "--ppid", fmt.Sprint(os.Getpid())).Output()
-		return len(fds) + len(bundle) + bytes.Count(crun, []byte("\n")) + bytes.Count(children, []byte("\n"))
+	lines := func(name string, arg ...string) int {
+		out, _ := exec.Command(name, arg...).Output()
+		return bytes.Count(out, []byte("\n"))
 	}
-	c.Exec("true")
-	before := count()
+	entries := func(dir string) int {
+		all, _ := os.ReadDir(dir)
+		return len(all)
+	}
+	things := []struct {
+		name  string
+		count func() int
+		more  int // that may come on their own
+	}{
+		{"descriptors", func() int { return entries("/proc/self/fd") }, 0},
+		{"goroutines", runtime.NumGoroutine, 0},
+		{"threads", func() int { return entries("/proc/self/task") }, 8},
+		{"children", func() int { return lines("ps", "--no-headers", "--ppid", fmt.Sprint(os.Getpid())) }, 0},
+		{"processes of the container", func() int { return strings.Count(c.Exec("ps -o pid"), "\n") }, 0},
+		{"mounts", func() int { return lines("grep", filepath.Dir(s.config.RunRoot), "/proc/self/mountinfo") }, 0},
+		{"files", func() int { return lines("find", s.config.RunRoot) }, 0},
+		{"control groups", func() int {
+			return lines("find", "/sys/fs/cgroup", "-type", "d", "-path", "*"+s.config.CgroupParent+"*")
+		}, 0},
+		{"MB on the heap", func() int {
+			runtime.GC()
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			return int(m.HeapAlloc >> 20)
+		}, 2},
+	}
+	streams := s.engine.Streams()
+	run := func(i int) {
+		var out output
+		var err error
+		want := "x\n"
+		switch in, _ := io.Pipe(); i % 6 {
+		case 0:
+			out.Write([]byte(c.Exec("echo x") + "\n"))
+		case 1:
+			err = streams.Exec(t.Context(), c.ID, []string{"echo", "x"}, strings.NewReader("nobody reads this"), &out, &out, false, nil)
+		case 2:
+			err, want = streams.Exec(t.Context(), c.ID, []string{"echo", "x"}, nil, &out, nil, true, nil), "x\r\n"
+		case 3: // a client that says nothing more, and stays until the command has ended
+			err = streams.Exec(t.Context(), c.ID, []string{"echo", "x"}, in, &out, nil, false, nil)
+			in.Close()
+		case 4: // one that goes away
+			ctx, cancel := context.WithCancel(t.Context())
+			time.AfterFunc(time.Millisecond, cancel)
+			_ = streams.Exec(ctx, c.ID, []string{"sleep", "1000"}, nil, &out, nil, i%12 == 4, nil)
+			want = ""
+		case 5:
+			_, _ = s.engine.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: c.ID, Cmd: []string{"/none"}})
+			want = ""
+		}
+		if err != nil || out.String() != want {
+			t.Errorf("%v, %q, want %q", err, out.String(), want)
+		}
+	}
+	for i := range 12 {
+		run(i)
+	}
+	before := make([]int, len(things))
+	for i, thing := range things {
+		before[i] = thing.count()
+	}
 	n := 200
+	if s := os.Getenv("PEAPOD_TEST_EXECS"); s != "" {
+		var err error
+		if n, err = strconv.Atoi(s); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if testing.Short() {
 		n = 20
 	}
+	begin := time.Now()
 	for i := range n {
-		if i%4 == 3 {
-			var out output
-			if err := s.engine.Streams().Exec(t.Context(), c.ID, []string{"echo", "x"}, nil, &out, nil, true, nil); err != nil || out.String() != "x\r\n" {
-				t.Errorf("%v, %q", err, out.String())
-			}
-			continue
-		}
-		c.Exec("true")
+		run(i)
 	}
-	enginetest.Eventually(t, func() bool { return count() <= before }, fmt.Sprintf("%d things before", before))
+	t.Logf("%d commands in %v", n, time.Since(begin))
+	for i, thing := range things {
+		enginetest.Eventually(t, func() bool { return thing.count() <= before[i]+thing.more }, fmt.Sprintf("more %s than the %d before", thing.name, before[i]))
+		t.Logf("%s: %d before, %d after", thing.name, before[i], thing.count())
+	}
 	if got := c.Exec("ps | wc -l"); got != "5" && got != "4" { // its header, sleep, sh, ps and, if it has begun, wc
 		t.Errorf("%s lines of ps", got)
 	}
