@@ -91,7 +91,7 @@ func (r *Runtime) Exec(ctx context.Context, e Exec) (int, error) {
 	case !errors.As(err, &exit):
 		return 0, err
 	case !e.started(): // the exit code is the runtime's own
-		return 0, &Error{Verb: "exec", Text: CleanMessage(said.String())}
+		return 0, &Error{Verb: "exec", Text: CleanMessage(said.kept.String())}
 	case exit.Sys().(syscall.WaitStatus).Signaled():
 		return 128 + int(exit.Sys().(syscall.WaitStatus).Signal()), nil
 	}
@@ -201,9 +201,9 @@ func ProcessOf(bundle string) (*specs.Process, error) {
 }
 
 // prefix keeps the first kilobyte of what is written to it.
-type prefix struct{ bytes.Buffer }
+type prefix struct{ kept bytes.Buffer }
 
 func (p *prefix) Write(b []byte) (int, error) {
-	p.Buffer.Write(b[:min(len(b), max(0, 1024-p.Len()))])
+	p.kept.Write(b[:min(len(b), 1024-p.kept.Len())])
 	return len(b), nil
 }
