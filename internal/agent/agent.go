@@ -31,6 +31,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/cri-streaming/pkg/streaming"
 
+	"peapod.dev/peapod/internal/agent/containerlog"
 	"peapod.dev/peapod/internal/agent/hook"
 	"peapod.dev/peapod/internal/agent/kubeletapi"
 	"peapod.dev/peapod/internal/agent/node"
@@ -69,7 +70,10 @@ type Config struct {
 	LeaseDuration time.Duration
 	// MaxRestartPeriod is the longest back-off before a container is restarted (CrashLoopBackOff); zero means 300 s.
 	MaxRestartPeriod time.Duration
-	Log              *slog.Logger
+	// LogMaxSize, in bytes, and LogMaxFiles bound the logs of each container; see containerlog.Config.
+	LogMaxSize  int64
+	LogMaxFiles int
+	Log         *slog.Logger
 }
 
 // Agent is one node's agent.
@@ -80,6 +84,7 @@ type Agent struct {
 	workers   workers
 	volumes   *volumes
 	probes    *probe.Manager
+	logs      *containerlog.Rotator
 	events    record.EventRecorder
 	broadcast record.EventBroadcaster
 	node      *node.Node
@@ -136,6 +141,10 @@ func New(cfg Config) (*Agent, error) {
 			w.Poke()
 		}
 	}})
+	a.logs, err = containerlog.New(containerlog.Config{Engine: cfg.Engine, MaxSize: cfg.LogMaxSize, MaxFiles: cfg.LogMaxFiles, Log: cfg.Log})
+	if err != nil {
+		return nil, err
+	}
 	a.worker = worker.Config{
 		Engine: cfg.Engine, Volumes: a.volumes, Specs: &specs{a}, Probes: prober{a.probes},
 		Hooks:  hook.New(hook.Config{Recorder: a.events, Log: cfg.Log}),
@@ -165,6 +174,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { a.node.Run(ctx); return nil })
 	g.Go(func() error { a.watchNode(ctx); return nil })
 	g.Go(func() error { a.probes.Run(ctx); return nil })
+	g.Go(func() error { return a.logs.Run(ctx) })
 	g.Go(func() error {
 		err := a.followEngine(ctx)
 		if ctx.Err() != nil {

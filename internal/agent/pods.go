@@ -217,7 +217,7 @@ func (a *Agent) adoptOrphans(ctx context.Context) error {
 	return a.removeStrayDirs(ctx)
 }
 
-// followEngine pokes the Worker of each Pod that the engine reports on, until ctx ends.
+// followEngine tells the Worker of each Pod that the engine reports on, and those who follow logs, until ctx ends.
 func (a *Agent) followEngine(ctx context.Context) error {
 	return a.cfg.Engine.GetContainerEvents(&runtimeapi.GetEventsRequest{}, &eventStream{ctx: ctx, receive: func(e *runtimeapi.ContainerEventResponse) {
 		uid := types.UID(e.GetPodSandboxStatus().GetLabels()[labelPodUID])
@@ -225,6 +225,9 @@ func (a *Agent) followEngine(ctx context.Context) error {
 			uid = types.UID(e.GetPodSandboxStatus().GetMetadata().GetUid())
 		}
 		a.changes.happened()
+		for _, s := range e.GetContainersStatuses() {
+			a.logs.Update(s)
+		}
 		if w := a.workers.get(uid); w != nil {
 			w.Poke()
 		}

@@ -6,13 +6,14 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/api/resource"
 
 	"peapod.dev/peapod/internal/daemon"
 )
 
 func newUpCommand() *cobra.Command {
 	var cfg daemon.Config
-	var cidr string
+	var cidr, logSize string
 	var verbose bool
 	cmd := &cobra.Command{
 		Use:   "up",
@@ -26,6 +27,12 @@ Ctrl-C ends peapod and leaves the Pods running; the next up takes them over.
 			var err error
 			if cfg.PodCIDR, err = netip.ParsePrefix(cidr); err != nil {
 				return &usageError{fmt.Errorf("invalid --pod-cidr: %w", err), cmd.CommandPath()}
+			}
+			if cfg.LogMaxSize, err = parseLogSize(logSize); err != nil {
+				return &usageError{err, cmd.CommandPath()}
+			}
+			if cfg.LogMaxFiles < 2 {
+				return &usageError{fmt.Errorf("invalid --container-log-max-files: %d, must be > 1", cfg.LogMaxFiles), cmd.CommandPath()}
 			}
 			cfg.Log = newLogger(verbose)
 			begin := time.Now()
@@ -55,6 +62,21 @@ Ctrl-C ends peapod and leaves the Pods running; the next up takes them over.
 	f.BoolVar(&cfg.NoAgent, "no-agent", false, "run no Pods on this machine")
 	f.DurationVar(&cfg.LeaseDuration, "node-lease-duration", 40*time.Second, "how long the node's lease holds")
 	f.DurationVar(&cfg.MaxRestartPeriod, "max-container-restart-period", daemon.LongestRestartPeriod, "longest back-off before a container is restarted: 1s to 300s")
+	f.StringVar(&logSize, "container-log-max-size", "10Mi", "size from which a container's log file is rotated; -1: never")
+	f.IntVar(&cfg.LogMaxFiles, "container-log-max-files", 5, "log files kept of a container, the current one included")
 	f.BoolVarP(&verbose, "verbose", "v", false, "log more")
 	return cmd
+}
+
+// parseLogSize reads a quantity such as 10Mi, in bytes. The zero of the kubelet, which would rotate all the time, is refused.
+func parseLogSize(s string) (int64, error) {
+	q, err := resource.ParseQuantity(s)
+	if err != nil {
+		return 0, fmt.Errorf("invalid --container-log-max-size %q: %w", s, err)
+	}
+	size, ok := q.AsInt64()
+	if !ok || size == 0 {
+		return 0, fmt.Errorf("invalid --container-log-max-size %q: not a number of bytes", s)
+	}
+	return size, nil
 }

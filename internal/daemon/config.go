@@ -36,6 +36,10 @@ type Config struct {
 	LeaseDuration time.Duration
 	// MaxRestartPeriod is the longest back-off before a container is restarted, 1 s to 300 s.
 	MaxRestartPeriod time.Duration
+	// LogMaxSize, in bytes, and LogMaxFiles bound the logs of each container; 0 means the kubelet's defaults, a negative
+	// size no bound.
+	LogMaxSize  int64
+	LogMaxFiles int
 	// Runtime is the OCI runtime's name or path; empty picks one that works here.
 	Runtime string
 	Log     *slog.Logger

@@ -41,14 +41,14 @@ func (e *Engine) ExecSync(ctx context.Context, req *runtimeapi.ExecSyncRequest) 
 	if err != nil {
 		return nil, internal(err)
 	}
-	return &runtimeapi.ExecSyncResponse{Stdout: out.Bytes(), Stderr: errs.Bytes(), ExitCode: int32(code)}, nil
+	return &runtimeapi.ExecSyncResponse{Stdout: out.kept.Bytes(), Stderr: errs.kept.Bytes(), ExitCode: int32(code)}, nil
 }
 
 // capped keeps the first maxSyncOutput bytes and throws the rest away, so that the command goes on.
-type capped struct{ bytes.Buffer }
+type capped struct{ kept bytes.Buffer }
 
 func (c *capped) Write(b []byte) (int, error) {
-	c.Buffer.Write(b[:min(len(b), maxSyncOutput-c.Len())])
+	c.kept.Write(b[:min(len(b), maxSyncOutput-c.kept.Len())])
 	return len(b), nil
 }
 
@@ -74,13 +74,15 @@ func (e *Engine) exec(ctx context.Context, id string, cmd []string, tty bool, x 
 }
 
 // Streams are Exec, Attach and PortForward over given streams, for clients in the same process and for the server behind
-// the URLs. They are a value of their own because CRI has methods of the same names.
+// the URLs. They are a value of their own because CRI has methods of the same names. Their errors are told to users, and
+// so are no gRPC statuses unless what they concern is not there.
 func (e *Engine) Streams() streaming.Runtime { return streams{e} }
 
 type streams struct{ e *Engine }
 
-// Exec runs a command in a running container until it ends, ctx does, or the client goes away. The error of a command that
-// ended with another code than 0 is a utilexec.ExitError.
+// Exec runs a command in a running container until it ends or ctx does. As in upstream's runtimes the command of a client
+// that goes away is not killed, see ociruntime.Runtime.Exec. The error of a command that ended with another code than 0
+// is a utilexec.ExitError.
 func (s streams) Exec(ctx context.Context, id string, cmd []string, in io.Reader, out, errs io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) error {
 	x := ociruntime.Exec{Stdin: in}
 	if out != nil {
@@ -96,7 +98,7 @@ func (s streams) Exec(ctx context.Context, id string, cmd []string, in io.Reader
 	}
 	code, err := s.e.exec(ctx, id, cmd, tty, x)
 	if err != nil {
-		return internal(err)
+		return err
 	}
 	if code != 0 {
 		return utilexec.CodeExitError{Err: fmt.Errorf("command terminated with exit code %d", code), Code: code}
@@ -104,7 +106,9 @@ func (s streams) Exec(ctx context.Context, id string, cmd []string, in io.Reader
 	return nil
 }
 
-// Attach connects to the standard streams of a running container until it ends or the client goes away.
+// Attach connects to the standard streams of a running container until it ends or the client goes away. The end of the
+// client's input ends that of a container with StdinOnce; from any other, and from a terminal, it detaches the client, as
+// it does in containerd.
 func (s streams) Attach(ctx context.Context, id string, in io.Reader, out, errs io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) error {
 	c, err := s.e.running(id)
 	if err != nil {
@@ -112,7 +116,7 @@ func (s streams) Attach(ctx context.Context, id string, in io.Reader, out, errs 
 	}
 	conn, err := conmon.Attach(c.Bundle())
 	if err != nil {
-		return internal(fmt.Errorf("cannot attach to container %s: %w", c.ID, err))
+		return fmt.Errorf("cannot attach to container %s: %w", c.ID, err)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -126,7 +130,7 @@ func (s streams) Attach(ctx context.Context, id string, in io.Reader, out, errs 
 	if !c.Config.GetStdin() {
 		in = nil
 	}
-	return internal(stream.Attach(ctx, conn, in, out, errs))
+	return stream.Attach(ctx, conn, in, out, errs, !c.Config.GetStdinOnce() || c.Config.GetTty())
 }
 
 // PortForward connects a stream with a port on the Pod's loopback.
@@ -143,9 +147,9 @@ func (s streams) PortForward(ctx context.Context, id string, port int32, client 
 	}
 	conn, err := dialPod(ctx, box.NetNS(), port)
 	if err != nil {
-		return internal(fmt.Errorf("cannot forward port %d of sandbox %s: %w", port, box.ID, err))
+		return fmt.Errorf("cannot forward port %d of sandbox %s: %w", port, box.ID, err)
 	}
-	return internal(stream.Join(ctx, client, conn))
+	return stream.Join(ctx, client, conn)
 }
 
 // dialPod connects to a port on the loopback of a network namespace, by IPv4 or else IPv6; netns empty: the host's.

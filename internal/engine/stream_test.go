@@ -3,11 +3,17 @@ package engine_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -29,6 +35,15 @@ type output struct {
 func (o *output) Write(p []byte) (int, error) { o.mu.Lock(); defer o.mu.Unlock(); return o.b.Write(p) }
 func (o *output) String() string              { o.mu.Lock(); defer o.mu.Unlock(); return o.b.String() }
 func (o *output) Close() error                { return nil }
+
+// counter counts what it passes on.
+type counter struct {
+	w io.Writer
+	n int64
+}
+
+func (c *counter) Write(b []byte) (int, error) { c.n += int64(len(b)); return c.w.Write(b) }
+func (c *counter) Close() error                { return nil }
 
 func (o *output) await(t *testing.T, want string) {
 	t.Helper()
@@ -108,6 +123,66 @@ func TestStreams(t *testing.T) {
 		close(sizes)
 		<-ended
 	})
+	t.Run("client takes no more", func(t *testing.T) {
+		r, w := io.Pipe()
+		ended := make(chan error, 1)
+		go func() {
+			ended <- streams.Exec(t.Context(), c.ID, []string{"sh", "-c", "while echo line; do :; done; exit 6"}, nil, w, nil, false, nil)
+		}()
+		if _, err := io.ReadFull(r, make([]byte, 5)); err != nil {
+			t.Fatal(err)
+		}
+		r.Close()
+		var code utilexec.ExitError
+		if err := <-ended; !errors.As(err, &code) || code.ExitStatus() != 128+13 {
+			t.Errorf("%v", err)
+		}
+	})
+	t.Run("exec that leaves a process behind", func(t *testing.T) {
+		for _, tty := range []bool{false, true} {
+			var out output
+			begin := time.Now()
+			err := streams.Exec(t.Context(), c.ID, []string{"sh", "-c", "sleep 3002 & printf %70000d 1; exit 4"}, nil, &out, nil, tty, nil)
+			var code utilexec.ExitError
+			if !errors.As(err, &code) || code.ExitStatus() != 4 || len(out.String()) != 70000 {
+				t.Errorf("terminal %v: %v, %d bytes", tty, err, len(out.String()))
+			}
+			if d := time.Since(begin); !tty && d > 900*time.Millisecond {
+				t.Errorf("it was waited for: %v", d)
+			}
+		}
+		if got := c.Exec("ps -o args"); !strings.Contains(got, "sleep 3002") {
+			t.Errorf("the process that was left behind: %s", got)
+		}
+		begin := time.Now()
+		if got := c.Exec("sleep 3003 & echo x"); got != "x" {
+			t.Errorf("%q", got)
+		}
+		if d := time.Since(begin); d > 900*time.Millisecond {
+			t.Errorf("ExecSync waited %v", d)
+		}
+		c.Exec("kill $(ps -o pid,args | awk '/[s]leep 300[23]/ { print $1 }')")
+	})
+	t.Run("exec with much input and output", func(t *testing.T) {
+		const size = 64 << 20
+		var sent, got hash.Hash = sha256.New(), sha256.New()
+		in := io.TeeReader(io.LimitReader(rand.NewChaCha8([32]byte{1}), size), sent)
+		counted := &counter{w: got}
+		if err := streams.Exec(t.Context(), c.ID, []string{"cat"}, in, counted, nil, false, nil); err != nil {
+			t.Error(err)
+		}
+		if counted.n != size || !bytes.Equal(sent.Sum(nil), got.Sum(nil)) {
+			t.Errorf("%d bytes came back of %d, or others", counted.n, size)
+		}
+		// Input that nobody reads does not hold the command open.
+		endless, w := io.Pipe()
+		defer endless.Close()
+		go io.Copy(w, rand.NewChaCha8([32]byte{2}))
+		var out output
+		if err := streams.Exec(t.Context(), c.ID, []string{"echo", "x"}, endless, &out, nil, false, nil); err != nil || out.String() != "x\n" {
+			t.Errorf("%v, %q", err, out.String())
+		}
+	})
 	t.Run("attach", func(t *testing.T) {
 		a := p.Run("read x; echo got $x; read y && echo more || echo eof", func(c *runtimeapi.ContainerConfig) { c.Stdin, c.StdinOnce = true, true })
 		var out output
@@ -118,6 +193,22 @@ func TestStreams(t *testing.T) {
 			t.Errorf("%q", out.String())
 		}
 		a.WaitExit()
+	})
+	t.Run("attach twice", func(t *testing.T) {
+		a := p.Run("read x; echo got $x; read y; echo then $y; sleep 1000", func(c *runtimeapi.ContainerConfig) { c.Stdin = true })
+		var watcher, silent output
+		watching := make(chan error, 1)
+		go func() { watching <- streams.Attach(t.Context(), a.ID, nil, &watcher, nil, false, nil) }()
+		for _, word := range []string{"one\n", "two\n"} { // the end of input detaches, and the next client finds it open
+			if err := streams.Attach(t.Context(), a.ID, strings.NewReader(word), &silent, nil, false, nil); err != nil {
+				t.Error(err)
+			}
+		}
+		watcher.await(t, "then two\n")
+		a.Stop(0)
+		if err := <-watching; err != nil {
+			t.Error(err)
+		}
 	})
 	t.Run("attach to a terminal", func(t *testing.T) {
 		a := p.Run("sh", func(c *runtimeapi.ContainerConfig) { c.Stdin, c.Tty = true, true })
@@ -192,34 +283,95 @@ func TestManyAtOnce(t *testing.T) {
 	t.Logf("40 Pods from creation to removal in %v", time.Since(begin))
 }
 
-// TestExecLeaksNothing runs many commands and counts descriptors, processes, goroutines' threads and files.
+// TestExecLeaksNothing runs many commands, of each kind, and counts what they could leave. PEAPOD_TEST_EXECS is how many,
+// if not 200.
 func TestExecLeaksNothing(t *testing.T) {
 	s := newSetup(t)
 	c := s.suite().NewPod(t).Run("sleep 1000")
-	count := func() int {
-		fds, _ := os.ReadDir("/proc/self/fd")
-		bundle, _ := os.ReadDir(s.config.RunRoot + "/containers/" + c.ID)
-		crun, _ := exec.Command("find", s.config.RunRoot, "-newermt", "2000-01-01").Output()
-		children, _ := exec.Command("ps", "--no-headers", "--ppid", fmt.Sprint(os.Getpid())).Output()
-		return len(fds) + len(bundle) + bytes.Count(crun, []byte("\n")) + bytes.Count(children, []byte("\n"))
+	lines := func(name string, arg ...string) int {
+		out, _ := exec.Command(name, arg...).Output()
+		return bytes.Count(out, []byte("\n"))
 	}
-	c.Exec("true")
-	before := count()
+	entries := func(dir string) int {
+		all, _ := os.ReadDir(dir)
+		return len(all)
+	}
+	things := []struct {
+		name  string
+		count func() int
+		more  int // that may come on their own
+	}{
+		{"descriptors", func() int { return entries("/proc/self/fd") }, 0},
+		{"goroutines", runtime.NumGoroutine, 0},
+		{"threads", func() int { return entries("/proc/self/task") }, 8},
+		{"children", func() int { return lines("ps", "--no-headers", "--ppid", fmt.Sprint(os.Getpid())) }, 0},
+		{"processes of the container", func() int { return strings.Count(c.Exec("ps -o pid"), "\n") }, 0},
+		{"mounts", func() int { return lines("grep", filepath.Dir(s.config.RunRoot), "/proc/self/mountinfo") }, 0},
+		{"files", func() int { return lines("find", s.config.RunRoot) }, 0},
+		{"control groups", func() int {
+			return lines("find", "/sys/fs/cgroup", "-type", "d", "-path", "*"+s.config.CgroupParent+"*")
+		}, 0},
+		{"MB on the heap", func() int {
+			runtime.GC()
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			return int(m.HeapAlloc >> 20)
+		}, 2},
+	}
+	streams := s.engine.Streams()
+	run := func(i int) {
+		var out output
+		var err error
+		want := "x\n"
+		switch in, _ := io.Pipe(); i % 6 {
+		case 0:
+			out.Write([]byte(c.Exec("echo x") + "\n"))
+		case 1:
+			err = streams.Exec(t.Context(), c.ID, []string{"echo", "x"}, strings.NewReader("nobody reads this"), &out, &out, false, nil)
+		case 2:
+			err, want = streams.Exec(t.Context(), c.ID, []string{"echo", "x"}, nil, &out, nil, true, nil), "x\r\n"
+		case 3: // a client that says nothing more, and stays until the command has ended
+			err = streams.Exec(t.Context(), c.ID, []string{"echo", "x"}, in, &out, nil, false, nil)
+			in.Close()
+		case 4: // one that goes away
+			ctx, cancel := context.WithCancel(t.Context())
+			time.AfterFunc(time.Millisecond, cancel)
+			_ = streams.Exec(ctx, c.ID, []string{"sleep", "1000"}, nil, &out, nil, i%12 == 4, nil)
+			want = ""
+		case 5:
+			_, _ = s.engine.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: c.ID, Cmd: []string{"/none"}})
+			want = ""
+		}
+		if err != nil || out.String() != want {
+			t.Errorf("%v, %q, want %q", err, out.String(), want)
+		}
+	}
+	for i := range 12 {
+		run(i)
+	}
+	before := make([]int, len(things))
+	for i, thing := range things {
+		before[i] = thing.count()
+	}
 	n := 200
+	if s := os.Getenv("PEAPOD_TEST_EXECS"); s != "" {
+		var err error
+		if n, err = strconv.Atoi(s); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if testing.Short() {
 		n = 20
 	}
+	begin := time.Now()
 	for i := range n {
-		if i%4 == 3 {
-			var out output
-			if err := s.engine.Streams().Exec(t.Context(), c.ID, []string{"echo", "x"}, nil, &out, nil, true, nil); err != nil || out.String() != "x\r\n" {
-				t.Errorf("%v, %q", err, out.String())
-			}
-			continue
-		}
-		c.Exec("true")
+		run(i)
 	}
-	enginetest.Eventually(t, func() bool { return count() <= before }, fmt.Sprintf("%d things before", before))
+	t.Logf("%d commands in %v", n, time.Since(begin))
+	for i, thing := range things {
+		enginetest.Eventually(t, func() bool { return thing.count() <= before[i]+thing.more }, fmt.Sprintf("more %s than the %d before", thing.name, before[i]))
+		t.Logf("%s: %d before, %d after", thing.name, before[i], thing.count())
+	}
 	if got := c.Exec("ps | wc -l"); got != "5" && got != "4" { // its header, sleep, sh, ps and, if it has begun, wc
 		t.Errorf("%s lines of ps", got)
 	}

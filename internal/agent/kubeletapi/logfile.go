@@ -24,12 +24,12 @@ const timestampOut = "2006-01-02T15:04:05.000000000Z07:00"
 // maxLine bounds a line of a log file, in bytes. Engines split what a container prints well below.
 const maxLine = 256 << 10
 
-// errEnough says that the limit of bytes is reached.
-var errEnough = errors.New("the limit of bytes is reached")
+// errEnough says that the limit of bytes or of lines is reached.
+var errEnough = errors.New("the limit of the log is reached")
 
 // logOptions are v1.PodLogOptions made ready for use.
 type logOptions struct {
-	tail           int64 // lines from the end; negative means all
+	tail           int64 // lines of the file from its end; negative means all
 	limit          int64 // bytes
 	since          time.Time
 	timestamps     bool
@@ -72,11 +72,15 @@ type logFile struct {
 	watcher *fsnotify.Watcher // of the folder; nil unless following
 	partial []byte            // of a line that is still being written
 	inLine  bool              // the last piece did not end its line
+	lines   int64             // of the file, still to be read
 }
 
 // openLog opens the log and finds the place to begin at.
 func openLog(path string, opts logOptions) (*logFile, error) {
-	l := &logFile{path: path, opts: opts}
+	l := &logFile{path: path, opts: opts, lines: math.MaxInt64}
+	if opts.tail >= 0 && !opts.follow { // what is printed meanwhile is not asked for
+		l.lines = opts.tail
+	}
 	var err error
 	if opts.follow {
 		// Watching begins before reading, so that no change falls in between.
@@ -113,40 +117,35 @@ func (l *logFile) close() {
 	}
 }
 
-// copy writes the log to w. When following it goes on until exited is closed and the rest is read;
-// else it ends with the file. It returns nil at the end and at the limit of bytes.
+// copy writes the log to w, in large pieces where much is there. When following it goes on until exited is closed and the
+// rest is read; else it ends with the file. It returns nil at the end and at a limit.
 func (l *logFile) copy(ctx context.Context, w io.Writer, exited <-chan struct{}) error {
-	for done := false; ; {
-		if err := l.drain(w); err != nil {
-			if errors.Is(err, errEnough) {
-				return nil
-			}
-			return err
+	out := bufio.NewWriterSize(w, 32<<10)
+	for done := !l.opts.follow; ; {
+		err := l.drain(out)
+		if err == nil && done && len(l.partial) > 0 { // cut off by the end of the machine, for instance
+			err = l.write(out, l.partial)
 		}
-		if done || !l.opts.follow {
-			if len(l.partial) > 0 { // cut off by the end of the machine, for instance
-				if err := l.write(w, l.partial); err != nil && !errors.Is(err, errEnough) {
-					return err
-				}
-			}
-			return nil
+		enough := errors.Is(err, errEnough)
+		if err == nil || enough {
+			err = out.Flush()
+		}
+		if err != nil || enough || done {
+			return err
 		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-exited:
+		case <-exited: // perhaps just after a rotation
 			done = true
 		case err := <-l.watcher.Errors:
 			if !errors.Is(err, fsnotify.ErrEventOverflow) { // only says that much has happened
 				return fmt.Errorf("cannot watch log file %q: %w", l.path, err)
 			}
-			if err := l.reopen(w); err != nil {
-				return err
-			}
 		case <-l.watcher.Events:
-			if err := l.reopen(w); err != nil {
-				return err
-			}
+		}
+		if err := l.reopen(out); err != nil && !errors.Is(err, errEnough) { // drain finds that out again
+			return err
 		}
 	}
 }
@@ -191,9 +190,6 @@ func (l *logFile) reopen(w io.Writer) error {
 		return err
 	}
 	if err := l.drain(w); err != nil {
-		if errors.Is(err, errEnough) {
-			return nil // copy finds out again
-		}
 		return err
 	}
 	file, err := os.Open(l.path)
@@ -208,7 +204,7 @@ func (l *logFile) reopen(w io.Writer) error {
 
 // write sends one line of the file on, if it is wanted. What cannot be parsed is left out.
 func (l *logFile) write(w io.Writer, line []byte) error {
-	if l.opts.limit <= 0 {
+	if l.opts.limit <= 0 || l.lines <= 0 {
 		return errEnough
 	}
 	stamp, rest, _ := bytes.Cut(line, []byte(" "))
@@ -218,32 +214,37 @@ func (l *logFile) write(w io.Writer, line []byte) error {
 	if !ok || err != nil {
 		return nil
 	}
+	wanted := l.opts.stdout
 	switch runtimeapi.LogStreamType(stream) {
 	case runtimeapi.Stdout:
-		ok = l.opts.stdout
 	case runtimeapi.Stderr:
-		ok = l.opts.stderr
+		wanted = l.opts.stderr
 	default:
-		ok = false
-	}
-	if !ok || at.Before(l.opts.since) {
 		return nil
 	}
 	tag, _, _ := bytes.Cut(tags, []byte(runtimeapi.LogTagDelimiter))
 	if runtimeapi.LogTag(tag) == runtimeapi.LogTagPartial {
 		content = bytes.TrimSuffix(content, []byte("\n"))
 	}
-	if l.opts.timestamps && !l.inLine {
+	// As the kubelet has it, lines that are left out count too.
+	l.lines--
+	begins := !l.inLine
+	l.inLine = len(content) > 0 && content[len(content)-1] != '\n'
+	if !wanted || at.Before(l.opts.since) {
+		return nil
+	}
+	if l.opts.timestamps && begins {
 		content = append([]byte(at.Format(timestampOut)+" "), content...)
 	}
-	l.inLine = len(content) > 0 && content[len(content)-1] != '\n'
 	content = content[:min(int64(len(content)), l.opts.limit)]
-	n, err := w.Write(content)
-	l.opts.limit -= int64(n)
-	if err == nil && l.opts.limit <= 0 {
-		err = errEnough
+	l.opts.limit -= int64(len(content))
+	if _, err := w.Write(content); err != nil {
+		return err
 	}
-	return err
+	if l.opts.limit <= 0 {
+		return errEnough
+	}
+	return nil
 }
 
 // tailOffset returns where the last n lines begin. An unfinished line at the end does not count as one.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -14,7 +15,9 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
+	"k8s.io/cri-client/pkg/logs"
 )
 
 const sample = `2024-01-01T00:00:01.5Z stdout F one
@@ -36,14 +39,15 @@ func TestServeLogs(t *testing.T) {
 		body string
 	}{
 		{"app", 200, "one\ntwo\nthree\nfour\ncut"},
-		{"app?tailLines=1", 200, "four\ncut"},
-		{"app?tailLines=0", 200, "cut"},
+		{"app?tailLines=1", 200, "four\n"}, // as upstream, which finds the beginning by complete lines and counts all
+		{"app?tailLines=0", 200, ""},
 		{"app?tail=all", 200, "one\ntwo\nthree\nfour\ncut"},
 		{"app?limitBytes=6", 200, "one\ntw"},
 		{"app?sinceTime=2024-01-01T00:00:03Z", 200, "three\nfour\ncut"},
 		{"app?sinceSeconds=10", 200, ""},
 		{"app?stream=Stderr", 200, "two\n"},
-		{"app?timestamps=true&tailLines=4", 200, "2024-01-01T00:00:03.000000000Z three\n2024-01-01T00:00:04.000000000Z four\n2024-01-01T00:00:05.000000000Z cut"},
+		{"app?timestamps=true&tailLines=5", 200, "2024-01-01T00:00:02.000000000Z two\n2024-01-01T00:00:03.000000000Z three\n2024-01-01T00:00:04.000000000Z four\n2024-01-01T00:00:05.000000000Z cut"},
+		{"app?sinceTime=2024-01-01T00:00:03Z&tailLines=4", 200, "three\nfour\ncut"},
 		{"app?tailLines=-1", 422, `{"message": "Invalid request."}`},
 		{"app?tailLines=x", 400, `{"message": "Unable to decode query."}`},
 		{"app?previous=true", 400, `previous terminated container "app" in pod "web" not found`},
@@ -106,6 +110,78 @@ func TestFollowEndsWithTheContainer(t *testing.T) {
 	}
 }
 
+// upstream reads the same logs as we do, for comparison.
+func upstream(t *testing.T, path string, o *v1.PodLogOptions) (string, error) {
+	t.Helper()
+	var out bytes.Buffer
+	opts := &logs.LogOptions{TailLines: o.TailLines, LimitBytes: o.LimitBytes, Timestamp: o.Timestamps}
+	if o.SinceTime != nil {
+		opts.Since = o.SinceTime.Time
+	}
+	stdout, stderr := io.Writer(&out), io.Writer(&out)
+	if o.Stream != nil && *o.Stream == v1.LogStreamStdout {
+		stderr = nil
+	}
+	if o.Stream != nil && *o.Stream == v1.LogStreamStderr {
+		stdout = nil
+	}
+	err := logs.ReadLogs(t.Context(), path, "", opts, nil, stdout, stderr)
+	return out.String(), err
+}
+
+// TestAsUpstream reads random logs with random options by both implementations.
+func TestAsUpstream(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "0.log")
+	random := rand.New(rand.NewPCG(1, 2))
+	begin := time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)
+	pick := func(of ...string) string { return of[random.IntN(len(of))] }
+	for range 1000 {
+		log := "2024-01-01T00:00:00Z stdout F first\n"
+		n := random.IntN(8)
+		for i := range n {
+			at := begin.Add(time.Duration(i)*time.Second + time.Duration(random.IntN(2e9))).Format(time.RFC3339Nano)
+			content := pick("", "x", "some text", "with  spaces ", "\xff\x00\x01", strings.Repeat("long", 5000))
+			end := "\n"
+			if i == n-1 {
+				end = pick("\n", "\n", "")
+			}
+			log += pick(at, at, at, at, at, "not a time") + pick(" ", " ", " ", " ", "") + pick("stdout", "stderr", "stdout", "stderr", "other") + " " + pick("F", "F", "P", "F:x", "P:y") + " " + content + end
+		}
+		if err := os.WriteFile(path, []byte(log), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		o := &v1.PodLogOptions{Timestamps: random.IntN(2) == 0}
+		if random.IntN(2) == 0 {
+			o.TailLines = new(random.Int64N(8))
+		}
+		if random.IntN(3) == 0 {
+			o.LimitBytes = new(1 + random.Int64N(60))
+		}
+		if random.IntN(3) == 0 {
+			o.SinceTime = &metav1.Time{Time: begin.Add(time.Duration(random.IntN(8)) * time.Second)}
+		}
+		if random.IntN(3) == 0 {
+			o.Stream = new(pick(v1.LogStreamStdout, v1.LogStreamStderr, v1.LogStreamAll))
+		}
+		l, err := openLog(path, newLogOptions(o, time.Now()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out bytes.Buffer
+		if err := l.copy(t.Context(), &out, nil); err != nil {
+			t.Fatal(err)
+		}
+		l.close()
+		want, err := upstream(t, path, o)
+		if err != nil && strings.Contains(err.Error(), "unsupported log format") {
+			continue // it gives up where the first line that it reads is none
+		}
+		if err != nil || out.String() != want {
+			t.Fatalf("%v\n%q\ngives %q\nupstream %q, %v", o, log, out.String(), want, err)
+		}
+	}
+}
+
 // pipe hands over what is written piece by piece.
 type pipe chan string
 
@@ -148,7 +224,14 @@ func TestFollowRotation(t *testing.T) {
 		t.Fatal(err)
 	}
 	out.want(t, "first of the new\n")
+	if err := os.Rename(path, path+".2"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte("2024-01-01T00:00:03Z stdout F last words\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	close(exited)
+	out.want(t, "last words\n")
 	if err := <-done; err != nil {
 		t.Error(err)
 	}

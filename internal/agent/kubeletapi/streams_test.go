@@ -9,8 +9,10 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"k8s.io/apimachinery/pkg/util/httpstream"
 	"k8s.io/client-go/rest"
@@ -169,5 +171,34 @@ func TestPortForward(t *testing.T) {
 	b.engine.gone = true
 	if code, body := b.call(t, b.config, "POST", "/portForward/default/web"); code != 500 || body != `pod not found ("web_default")` {
 		t.Errorf("%d %q", code, body)
+	}
+}
+
+// zeros is input without end.
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
+
+// TestUnreadInputLeaksNothing ends commands that have read none of their input, with more under way.
+func TestUnreadInputLeaksNothing(t *testing.T) {
+	b := start(t)
+	for name, connect := range map[string]executorFunc{"spdy": spdyExec, "websocket v5": v5Exec, "websocket v4": v4Exec} {
+		t.Run(name, func(t *testing.T) {
+			before := 0
+			for i := range 20 {
+				var exit exec.CodeExitError
+				if err := b.exec(t.Context(), connect, "exec", []string{"fail"}, zeros{}, io.Discard); !errors.As(err, &exit) || exit.Code != 3 {
+					t.Fatalf("error %v, want exit code 3", err)
+				}
+				if i == 4 {
+					before = runtime.NumGoroutine()
+				}
+			}
+			for deadline := time.Now().Add(10 * time.Second); runtime.NumGoroutine() > before; time.Sleep(time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatalf("%d goroutines, %d before", runtime.NumGoroutine(), before)
+				}
+			}
+		})
 	}
 }

@@ -12,6 +12,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
 
+	"peapod.dev/peapod/internal/agent/containerlog"
 	"peapod.dev/peapod/internal/agent/plan"
 )
 
@@ -47,8 +48,18 @@ func (w *Worker) removeSandbox(ctx context.Context, id string) error {
 	return ignoreNotFound(err)
 }
 
+// removeContainer removes the container's log first, as the kubelet does: afterwards nobody would know where it is.
 func (w *Worker) removeContainer(ctx context.Context, id string) error {
-	_, err := w.cfg.Engine.RemoveContainer(ctx, &runtimeapi.RemoveContainerRequest{ContainerId: id})
+	s, err := w.cfg.Engine.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: id})
+	if err := ignoreNotFound(err); err != nil {
+		return err
+	}
+	if path := s.GetStatus().GetLogPath(); path != "" {
+		if err := containerlog.Remove(path); err != nil {
+			return err
+		}
+	}
+	_, err = w.cfg.Engine.RemoveContainer(ctx, &runtimeapi.RemoveContainerRequest{ContainerId: id})
 	w.mu.Lock()
 	delete(w.memory.messages, id)
 	w.mu.Unlock()

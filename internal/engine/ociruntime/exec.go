@@ -18,8 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// drain is how long output of processes that outlive an exec'd command is still copied. Without an end, a command that
-// leaves a daemon behind would never return.
+// drain is how long a runtime may take to end once its command was killed, and a terminal to hand over its last output.
 const drain = time.Second
 
 // Exec is a command to run in a running container.
@@ -44,8 +43,9 @@ func (e *Exec) started() bool {
 // Size of a terminal, in characters.
 type Size struct{ Width, Height uint16 }
 
-// Exec runs the command to its end and returns its exit code. When ctx ends before, or the client of a terminal goes
-// away, the command's process group is killed, and ctx.Err() or context.Canceled returned.
+// Exec runs the command to its end and returns its exit code; processes that it leaves behind are not waited for. When
+// ctx ends before, the command's process group is killed, and ctx.Err() returned. When the client goes away, the command
+// is hung up: by SIGHUP where it has a terminal, else by SIGPIPE when it prints; one that minds neither lives on.
 // A command that cannot be started is an *Error.
 func (r *Runtime) Exec(ctx context.Context, e Exec) (int, error) {
 	ctx, cancel := context.WithCancel(ctx)
@@ -65,24 +65,19 @@ func (r *Runtime) Exec(ctx context.Context, e Exec) (int, error) {
 	cmd.Env, cmd.ExtraFiles, cmd.WaitDelay = environment, []*os.File{process}, drain
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.Cancel = func() error { return killSession(cmd.Process.Pid, e.pidFile) }
-	wait := cmd.Wait
+	var wait func() error
 	if e.Process.Terminal {
-		if wait, err = r.withTerminal(ctx, cmd, e, io.MultiWriter(said, client{e.Stdout, cancel}), cancel); err != nil {
-			return 0, err
-		}
+		wait, err = r.withTerminal(ctx, cmd, e, said)
 	} else {
-		if e.Stdin != nil {
-			in, err := cmd.StdinPipe()
-			if err != nil {
-				return 0, err
-			}
-			// Not cmd.Stdin: Wait would wait for a client that keeps its side open after the command's end.
-			go func() { io.Copy(in, e.Stdin); in.Close() }()
-		}
-		cmd.Stdout, cmd.Stderr = client{e.Stdout, cancel}, io.MultiWriter(said, client{e.Stderr, cancel})
+		wait, err = withPipes(cmd, e, said)
+	}
+	if err != nil {
+		return 0, err
 	}
 	r.l.ExpectMigration()
 	if err := r.l.Start(cmd); err != nil {
+		cancel()
+		_ = wait() // closes what was opened for the command
 		return 0, fmt.Errorf("cannot run %s: %w", r.Path, err)
 	}
 	err = wait()
@@ -91,16 +86,64 @@ func (r *Runtime) Exec(ctx context.Context, e Exec) (int, error) {
 	}
 	var exit *exec.ExitError
 	switch {
-	case err == nil || errors.Is(err, exec.ErrWaitDelay):
+	case err == nil:
 		return 0, nil
 	case !errors.As(err, &exit):
 		return 0, err
 	case !e.started(): // the exit code is the runtime's own
-		return 0, &Error{Verb: "exec", Text: CleanMessage(said.String())}
+		return 0, &Error{Verb: "exec", Text: CleanMessage(said.kept.String())}
 	case exit.Sys().(syscall.WaitStatus).Signaled():
 		return 128 + int(exit.Sys().(syscall.WaitStatus).Signal()), nil
 	}
 	return exit.ExitCode(), nil
+}
+
+// withPipes joins the command of cmd, an exec, with the client. The function that it returns waits until the command has
+// ended and its output was copied.
+func withPipes(cmd *exec.Cmd, e Exec, said io.Writer) (wait func() error, err error) {
+	if e.Stdin != nil {
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			return nil, err
+		}
+		// Not cmd.Stdin: Wait would wait for a client that keeps its side open after the command's end.
+		go func() { io.Copy(in, e.Stdin); in.Close() }()
+	}
+	var files []*os.File
+	var finish []func()
+	open := func(to io.Writer) (*os.File, error) {
+		o, write, err := newOutput(to)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, write)
+		finish = append(finish, func() { o.finish(to) })
+		return write, nil
+	}
+	wait = func() error {
+		for _, f := range files {
+			f.Close()
+		}
+		err := cmd.Wait()
+		for _, f := range finish {
+			f()
+		}
+		return err
+	}
+	if e.Stdout != nil {
+		if cmd.Stdout, err = open(e.Stdout); err != nil {
+			return nil, err
+		}
+	}
+	errs := said // what the runtime says is wanted in any case
+	if e.Stderr != nil {
+		errs = io.MultiWriter(said, e.Stderr)
+	}
+	if cmd.Stderr, err = open(errs); err != nil {
+		wait()
+		return nil, err
+	}
+	return wait, nil
 }
 
 // reservePIDFile makes the file itself unique and empty; the runtime replaces it.
@@ -158,26 +201,9 @@ func ProcessOf(bundle string) (*specs.Process, error) {
 }
 
 // prefix keeps the first kilobyte of what is written to it.
-type prefix struct{ bytes.Buffer }
+type prefix struct{ kept bytes.Buffer }
 
 func (p *prefix) Write(b []byte) (int, error) {
-	p.Buffer.Write(b[:min(len(b), max(0, 1024-p.Len()))])
+	p.kept.Write(b[:min(len(b), 1024-p.kept.Len())])
 	return len(b), nil
-}
-
-// client is where output goes; nil: nowhere. One that takes no more has gone, and the command ends.
-type client struct {
-	io.Writer
-	hangUp func()
-}
-
-func (c client) Write(b []byte) (int, error) {
-	if c.Writer == nil {
-		return len(b), nil
-	}
-	n, err := c.Writer.Write(b)
-	if err != nil {
-		c.hangUp()
-	}
-	return n, err
 }

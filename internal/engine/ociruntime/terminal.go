@@ -17,7 +17,11 @@ import (
 
 // withTerminal gives the command of cmd, an exec, a terminal. The function that it returns joins that with the client
 // until the command has ended and its output was read.
-func (r *Runtime) withTerminal(ctx context.Context, cmd *exec.Cmd, e Exec, out io.Writer, hangUp func()) (wait func() error, err error) {
+func (r *Runtime) withTerminal(ctx context.Context, cmd *exec.Cmd, e Exec, said io.Writer) (wait func() error, err error) {
+	out := said
+	if e.Stdout != nil {
+		out = io.MultiWriter(said, e.Stdout)
+	}
 	if r.Name == "runc" {
 		// It refuses a console socket unless it detaches, and then would not tell the exit code: it copies between its
 		// own terminal and this one.
@@ -29,7 +33,7 @@ func (r *Runtime) withTerminal(ctx context.Context, cmd *exec.Cmd, e Exec, out i
 		cmd.SysProcAttr.Setctty = true
 		return func() error {
 			theirs.Close()
-			return join(ctx, cmd, func() (*os.File, error) { return ours, nil }, e, out, hangUp)
+			return join(ctx, cmd, func() (*os.File, error) { return ours, nil }, func() {}, e, out)
 		}, nil
 	}
 	// In a short path, as a socket's address is at most 108 bytes.
@@ -47,16 +51,19 @@ func (r *Runtime) withTerminal(ctx context.Context, cmd *exec.Cmd, e Exec, out i
 	return func() error {
 		defer os.RemoveAll(dir)
 		defer l.Close()
-		go func() {
-			<-ctx.Done()
-			l.Close()
-		}()
-		return join(ctx, cmd, func() (*os.File, error) { return receive(l) }, e, out, hangUp)
+		// A runtime that has ended without sending a terminal is no longer waited for once another has knocked.
+		knock := func() {
+			if conn, err := net.Dial("unix", path); err == nil {
+				conn.Close()
+			}
+		}
+		return join(ctx, cmd, func() (*os.File, error) { return receive(l) }, knock, e, out)
 	}, nil
 }
 
-// join copies between the client and the terminal that open returns, until cmd has ended and the output was read.
-func join(ctx context.Context, cmd *exec.Cmd, open func() (*os.File, error), e Exec, out io.Writer, hangUp func()) error {
+// join copies between the client and the terminal that open returns, until cmd has ended and the output was read. After
+// ended, open waits no longer.
+func join(ctx context.Context, cmd *exec.Cmd, open func() (*os.File, error), ended func(), e Exec, out io.Writer) error {
 	opened := make(chan *os.File, 1)
 	copied := make(chan struct{})
 	go func() {
@@ -71,16 +78,15 @@ func join(ctx context.Context, cmd *exec.Cmd, open func() (*os.File, error), e E
 		if e.Stdin != nil {
 			go io.Copy(terminal, e.Stdin)
 		}
-		go resize(ctx, terminal, e.Resize, hangUp)
+		go resize(ctx, terminal, e.Resize)
 		io.Copy(out, terminal) // ends with EIO when nobody has the other side open
 	}()
 	err := cmd.Wait()
-	if e.started() { // else the runtime may have ended without sending a terminal; the caller closes what open waits for
-		if terminal, ok := <-opened; ok {
-			_ = terminal.SetReadDeadline(time.Now().Add(drain))
-		}
-		<-copied
+	ended()
+	if terminal, ok := <-opened; ok {
+		_ = terminal.SetReadDeadline(time.Now().Add(drain))
 	}
+	<-copied
 	return err
 }
 
@@ -119,11 +125,11 @@ func receive(l *net.UnixListener) (*os.File, error) {
 	}
 	messages, err := unix.ParseSocketControlMessage(rights[:n])
 	if err != nil || len(messages) != 1 {
-		return nil, fmt.Errorf("no terminal was sent: %w", err)
+		return nil, errors.New("no terminal was sent")
 	}
 	fds, err := unix.ParseUnixRights(&messages[0])
 	if err != nil || len(fds) != 1 {
-		return nil, fmt.Errorf("no terminal was sent: %w", err)
+		return nil, errors.New("no terminal was sent")
 	}
 	unix.CloseOnExec(fds[0])
 	if err := unix.SetNonblock(fds[0], true); err != nil {
@@ -133,13 +139,13 @@ func receive(l *net.UnixListener) (*os.File, error) {
 	return os.NewFile(uintptr(fds[0]), "console"), nil
 }
 
-// resize follows the client's window. A closed channel means that the client has gone.
-func resize(ctx context.Context, terminal *os.File, sizes <-chan Size, hangUp func()) {
+// resize follows the client's window. A closed channel means that the client has gone; closing the terminal hangs it up.
+func resize(ctx context.Context, terminal *os.File, sizes <-chan Size) {
 	for {
 		select {
 		case s, ok := <-sizes:
 			if !ok {
-				hangUp()
+				terminal.Close()
 				return
 			}
 			if raw, err := terminal.SyscallConn(); err == nil {

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"os"
 
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 
@@ -52,8 +51,8 @@ func Sizes(ctx context.Context, sizes <-chan remotecommand.TerminalSize) <-chan 
 }
 
 // Attach copies between a client and a monitor's attach connection, which it closes, until the container ends, the client
-// takes no more output, or ctx ends. nil streams are not copied.
-func Attach(ctx context.Context, conn *net.UnixConn, in io.Reader, out, errs io.WriteCloser) error {
+// takes no more output, ctx ends or, with detach, the client's input does. nil streams are not copied.
+func Attach(ctx context.Context, conn *net.UnixConn, in io.Reader, out, errs io.WriteCloser, detach bool) error {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
@@ -61,6 +60,10 @@ func Attach(ctx context.Context, conn *net.UnixConn, in io.Reader, out, errs io.
 		go func() {
 			// Whole packets are sent, so a read must not be longer than the monitor's buffer.
 			io.CopyBuffer(struct{ io.Writer }{conn}, struct{ io.Reader }{in}, make([]byte, conmon.MaxPacket-1))
+			if detach {
+				conn.Close()
+				return
+			}
 			conn.CloseWrite() // and so ends the container's input, where it is to end with its first client
 		}()
 	}
@@ -71,7 +74,7 @@ func Attach(ctx context.Context, conn *net.UnixConn, in io.Reader, out, errs io.
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			if err == nil || errors.Is(err, io.EOF) || errors.Is(err, os.ErrClosed) {
+			if err == nil || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
 				return nil
 			}
 			return err
