@@ -246,9 +246,7 @@ func (*fakes) Container(_ context.Context, _ *v1.Pod, c *v1.Container, a Attempt
 		Metadata: &runtimeapi.ContainerMetadata{Name: c.Name, Attempt: uint32(a.Number)}, Image: &runtimeapi.ImageSpec{Image: c.Image},
 	}, nil
 }
-func (*fakes) Resources(*v1.Pod, *v1.Container) (container, sandbox *runtimeapi.LinuxContainerResources) {
-	return nil, nil
-}
+func (*fakes) Limits(*v1.Pod) Limits                 { return Limits{} }
 func (*fakes) Set(*v1.Pod, string, []plan.Container) {}
 func (*fakes) Remove(types.UID)                      {}
 func (*fakes) Results(_ *v1.Pod, _ *v1.Container, c *plan.Container) plan.Probes {

@@ -46,9 +46,8 @@ func (w *Worker) observe(ctx context.Context) (*plan.Observed, error) {
 	if err != nil {
 		return nil, err
 	}
-	w.mu.Lock()
-	pod := w.pod
-	w.mu.Unlock()
+	pod := w.Granted()
+	var limits Limits
 	for _, c := range containers.Containers {
 		st, err := w.cfg.Engine.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: c.Id})
 		if grpcstatus.Code(err) == codes.NotFound {
@@ -62,7 +61,10 @@ func (w *Worker) observe(ctx context.Context) (*plan.Observed, error) {
 			}
 			continue
 		}
-		seen.Containers = append(seen.Containers, w.container(pod, c.PodSandboxId, st.Status))
+		if limits.Pod == nil && st.Status.State == runtimeapi.ContainerState_CONTAINER_RUNNING {
+			limits = w.cfg.Specs.Limits(pod)
+		}
+		seen.Containers = append(seen.Containers, w.container(pod, c.PodSandboxId, st.Status, limits))
 	}
 	slices.SortFunc(seen.Containers, func(a, b plan.Container) int {
 		if n := b.CreatedAt.Compare(a.CreatedAt); n != 0 {
@@ -71,12 +73,6 @@ func (w *Worker) observe(ctx context.Context) (*plan.Observed, error) {
 		return b.Attempt - a.Attempt
 	})
 
-	for i := range seen.Containers {
-		if seen.Containers[i].Resize != nil {
-			seen.ResizePending = w.cfg.Fits(pod)
-			break
-		}
-	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for i := range seen.Containers {
@@ -85,6 +81,7 @@ func (w *Worker) observe(ctx context.Context) (*plan.Observed, error) {
 			c.Probes = w.cfg.Probes.Results(pod, spec, c)
 		}
 	}
+	w.observeResize(pod, seen, limits.Pod)
 	seen.Images = maps.Clone(w.memory.images)
 	seen.Failures = maps.Clone(w.memory.failures)
 	seen.Backoff = maps.Clone(w.memory.backoff)
@@ -114,7 +111,7 @@ func sandbox(s *runtimeapi.PodSandboxStatus) plan.Sandbox {
 }
 
 // container converts an engine's status. The attempt number is the restart count, as the kubelet records it.
-func (w *Worker) container(pod *v1.Pod, sandboxID string, s *runtimeapi.ContainerStatus) plan.Container {
+func (w *Worker) container(pod *v1.Pod, sandboxID string, s *runtimeapi.ContainerStatus, limits Limits) plan.Container {
 	out := plan.Container{
 		ID: s.Id, Name: s.GetMetadata().GetName(), Attempt: int(s.GetMetadata().GetAttempt()), SandboxID: sandboxID,
 		CreatedAt: instant(s.CreatedAt), StartedAt: instant(s.StartedAt), FinishedAt: instant(s.FinishedAt),
@@ -153,8 +150,7 @@ func (w *Worker) container(pod *v1.Pod, sandboxID string, s *runtimeapi.Containe
 	out.Changed = spec != nil && s.Annotations[hashKey] != "" && s.Annotations[hashKey] != containerconfig.Hash(spec)
 	if out.State == plan.Running && spec != nil {
 		out.Resources = enforced(spec, s.GetResources().GetLinux())
-		wanted, _ := w.cfg.Specs.Resources(pod, spec)
-		out.Resize = difference(s.GetResources().GetLinux(), wanted)
+		out.Resize = difference(s.GetResources().GetLinux(), limits.Containers[out.Name])
 	}
 	return out
 }

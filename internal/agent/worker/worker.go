@@ -42,8 +42,6 @@ type Config struct {
 	// Credentials returns what to try when pulling the image for the Pod, best first; none means anonymous. missing names
 	// the pull secrets that cannot be had.
 	Credentials func(ctx context.Context, pod *v1.Pod, image string) (found []*runtimeapi.AuthConfig, missing []string, err error)
-	// Fits tells whether the node can grant what the Pod asks for now; else why it is pending (field conditions, PodResizePending).
-	Fits func(pod *v1.Pod) (pending *plan.Failure)
 	// MaxRestartPeriod is the longest restart back-off; zero means plan.BackoffMax.
 	MaxRestartPeriod time.Duration
 	// PodDir is the folder of the Pod's own state.
@@ -72,8 +70,14 @@ type Specs interface {
 	// Handler is the runtime handler that the Pod's RuntimeClass names, empty for the default.
 	Handler(ctx context.Context, pod *v1.Pod) (string, error)
 	Container(ctx context.Context, pod *v1.Pod, c *v1.Container, a Attempt) (*runtimeapi.ContainerConfig, error)
-	// Resources are the limits that the container's spec, and the Pod's as a whole, amount to.
-	Resources(pod *v1.Pod, c *v1.Container) (container, sandbox *runtimeapi.LinuxContainerResources)
+	// Limits are what the resources in the Pod's spec amount to.
+	Limits(pod *v1.Pod) Limits
+}
+
+// Limits are those of a Pod as a whole and of its containers by name (init and app), as the engine takes them.
+type Limits struct {
+	Pod        *runtimeapi.LinuxContainerResources
+	Containers map[string]*runtimeapi.LinuxContainerResources
 }
 
 // Attempt is what distinguishes one attempt of a container.
@@ -104,13 +108,14 @@ type Worker struct {
 	log  *slog.Logger
 	mail chan struct{}
 
-	mu     sync.Mutex
-	pod    *v1.Pod
-	gone   bool
-	memory memory
-	ops    map[string]*operation
-	report reporter
-	wg     sync.WaitGroup
+	mu        sync.Mutex
+	pod       *v1.Pod
+	gone      bool
+	memory    memory
+	resources resources
+	ops       map[string]*operation
+	report    reporter
+	wg        sync.WaitGroup
 
 	filling sync.Mutex // held while volumes are set up, updated or torn down
 }
@@ -154,6 +159,7 @@ func New(cfg Config, pod *v1.Pod) *Worker {
 		w.memory.start = pod.Status.StartTime.Time
 	}
 	w.memory.volumes.TornDown = !cfg.Volumes.Present(pod.UID)
+	w.resources.restore(pod)
 	w.Poke()
 	return w
 }
@@ -162,6 +168,7 @@ func New(cfg Config, pod *v1.Pod) *Worker {
 func (w *Worker) Update(pod *v1.Pod) {
 	w.mu.Lock()
 	w.pod = pod
+	w.resources.revert(pod)
 	w.mu.Unlock()
 	w.Poke()
 }
@@ -209,6 +216,16 @@ func (w *Worker) Pod() *v1.Pod {
 	return pod
 }
 
+// Weight returns the Pod as it weighs on the node: what it has been granted, with the status that this agent knows. It is
+// read-only.
+func (w *Worker) Weight() *v1.Pod {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	pod := *w.resources.granted.Apply(w.pod)
+	pod.Status = w.report.old
+	return &pod
+}
+
 // Seen returns the last observation, nil before the first.
 func (w *Worker) Seen() *plan.Observed {
 	w.mu.Lock()
@@ -252,10 +269,7 @@ func (w *Worker) step(ctx context.Context) (wake time.Time, empty bool) {
 		}
 		return time.Now().Add(time.Second), false
 	}
-	w.mu.Lock()
-	pod := w.pod
-	w.mu.Unlock()
-	now := time.Now()
+	pod, now := w.Granted(), time.Now()
 	d := plan.Plan(pod, seen, now)
 	if d.End != nil {
 		w.End(*d.End)

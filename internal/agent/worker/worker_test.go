@@ -21,7 +21,6 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"peapod.dev/peapod/internal/agent/hook"
-	"peapod.dev/peapod/internal/agent/plan"
 )
 
 // bench is one Worker in a bubble of its own time, over fakes.
@@ -61,7 +60,6 @@ func run(t *testing.T, edit func(*v1.Pod), body func(*bench)) {
 			Credentials: func(context.Context, *v1.Pod, string) ([]*runtimeapi.AuthConfig, []string, error) {
 				return nil, []string{"gone"}, nil
 			},
-			Fits:   func(*v1.Pod) *plan.Failure { return nil },
 			PodDir: func(types.UID) string { return dir }, Log: slog.New(slog.DiscardHandler),
 		}
 		b.start(config)
