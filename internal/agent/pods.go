@@ -71,7 +71,6 @@ func (ws *workers) start(pod *v1.Pod, prepare func(*worker.Worker)) {
 			ws.mu.Lock()
 			delete(ws.byUID, pod.UID)
 			ws.mu.Unlock()
-			ws.agent.resize() // it has made room
 			ws.agent.removePodDirs(ws.ctx, pod.UID, ws.agent.podLogs(pod))
 		}
 	}()
@@ -102,6 +101,7 @@ func (ws *workers) update(old, pod *v1.Pod) {
 func (ws *workers) delete(pod *v1.Pod) {
 	if w := ws.get(pod.UID); w != nil {
 		w.Delete()
+		ws.agent.resize()
 	}
 }
 
@@ -120,11 +120,11 @@ func (a *Agent) refuse(pod *v1.Pod) *plan.End {
 	return nil
 }
 
-// others are the Pods of this node, but for pod, that have not ended, with what they have been granted.
+// others are the Pods that weigh on this node, but for pod.
 func (a *Agent) others(pod *v1.Pod) []*v1.Pod {
 	var others []*v1.Pod
 	for _, w := range a.workers.all() {
-		if p := w.Weight(); p.UID != pod.UID && !podutil.IsPodPhaseTerminal(p.Status.Phase) {
+		if p := w.Weight(); p != nil && p.UID != pod.UID {
 			others = append(others, p)
 		}
 	}

@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/record"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
 
 	"peapod.dev/peapod/internal/agent/hook"
 	"peapod.dev/peapod/internal/agent/plan"
@@ -217,10 +218,14 @@ func (w *Worker) Pod() *v1.Pod {
 }
 
 // Weight returns the Pod as it weighs on the node: what it has been granted, with the status that this agent knows. It is
-// read-only.
+// nil when the Pod holds nothing any more because it has ended, or because its API object is gone: what is left of it then
+// ends soon, and the scheduler has given its place away. The Pod is read-only.
 func (w *Worker) Weight() *v1.Pod {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.gone || podutil.IsPodPhaseTerminal(w.report.old.Phase) {
+		return nil
+	}
 	pod := *w.resources.granted.Apply(w.pod)
 	pod.Status = w.report.old
 	return &pod
