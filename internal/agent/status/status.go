@@ -86,7 +86,7 @@ func Compute(pod *v1.Pod, in Input, now time.Time) v1.PodStatus {
 	case seen.Ended != nil && ended:
 		s.Phase, s.Reason, s.Message = v1.PodFailed, seen.Ended.Reason, seen.Ended.Message
 	default:
-		s.Phase = Phase(pod, &s, ended)
+		s.Phase = phase(pod, &s, hasRun(pod, seen), ended)
 		if podutil.IsPodPhaseTerminal(s.Phase) && !ended {
 			// Not before the last container has ended: what it holds may be handed on once the phase says so.
 			s.Phase = old.Phase
