@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"slices"
@@ -25,7 +26,13 @@ const (
 
 // observe builds the snapshot that the planner works on.
 func (w *Worker) observe(ctx context.Context) (*plan.Observed, error) {
-	seen := &plan.Observed{}
+	seen := &plan.Observed{InFlight: map[string]bool{}}
+	w.mu.Lock()
+	// Before anything is asked: what an operation does that ends meanwhile may not be in the answers.
+	for key := range w.ops {
+		seen.InFlight[key] = true
+	}
+	w.mu.Unlock()
 	selector := map[string]string{uidLabel: string(w.uid)}
 	sandboxes, err := w.cfg.Engine.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{Filter: &runtimeapi.PodSandboxFilter{LabelSelector: selector}})
 	if err != nil {
@@ -40,7 +47,10 @@ func (w *Worker) observe(ctx context.Context) (*plan.Observed, error) {
 		}
 		seen.Sandboxes = append(seen.Sandboxes, sandbox(st.Status))
 	}
-	slices.SortFunc(seen.Sandboxes, func(a, b plan.Sandbox) int { return b.CreatedAt.Compare(a.CreatedAt) })
+	// Attempts count up, which the machine's clock does not always.
+	slices.SortFunc(seen.Sandboxes, func(a, b plan.Sandbox) int {
+		return cmp.Or(cmp.Compare(b.Attempt, a.Attempt), b.CreatedAt.Compare(a.CreatedAt))
+	})
 
 	containers, err := w.cfg.Engine.ListContainers(ctx, &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{LabelSelector: selector}})
 	if err != nil {
@@ -67,10 +77,7 @@ func (w *Worker) observe(ctx context.Context) (*plan.Observed, error) {
 		seen.Containers = append(seen.Containers, w.container(pod, c.PodSandboxId, st.Status, limits))
 	}
 	slices.SortFunc(seen.Containers, func(a, b plan.Container) int {
-		if n := b.CreatedAt.Compare(a.CreatedAt); n != 0 {
-			return n
-		}
-		return b.Attempt - a.Attempt
+		return cmp.Or(b.Attempt-a.Attempt, b.CreatedAt.Compare(a.CreatedAt))
 	})
 
 	w.mu.Lock()
@@ -88,10 +95,6 @@ func (w *Worker) observe(ctx context.Context) (*plan.Observed, error) {
 	seen.Renew = maps.Clone(w.memory.renew)
 	seen.Volumes = w.memory.volumes
 	seen.StartTime, seen.Ended, seen.Gone = w.memory.start, w.memory.ended, w.gone
-	seen.InFlight = make(map[string]bool, len(w.ops))
-	for key := range w.ops {
-		seen.InFlight[key] = true
-	}
 	w.memory.lastSeen = seen
 	return seen, nil
 }
