@@ -64,6 +64,8 @@ func TestScripts(t *testing.T) {
 				m.now = m.now.Add(step)
 			case "delete": // delete grace=N
 				m.remove(number("grace", 30))
+			case "deadline": // deadline SECONDS: activeDeadlineSeconds is changed
+				m.pod.Spec.ActiveDeadlineSeconds = new(number("seconds", 0))
 			case "reject": // reject REASON: the node refuses the Pod
 				m.seen.Ended = &plan.End{Reason: arg(0)}
 			case "end": // end REASON grace=N: the node evicts the Pod, or shuts down

@@ -44,6 +44,7 @@ type world struct {
 	deletedAt  time.Time
 	log        []string
 	broken     []string // rules that were broken
+	edges      edges
 
 	hooks map[string]bool // "ID preStop": begun; "ID liveness": it has failed
 	sick  map[string]bool // "ID liveness", "ID unready", "ID starting"
@@ -337,7 +338,8 @@ func (w *world) checkStop(c *container) {
 	if s := w.pod.Spec.ActiveDeadlineSeconds; s != nil {
 		over = over || time.Since(w.begun) >= time.Duration(*s+*w.pod.Spec.TerminationGracePeriodSeconds)*time.Second
 	}
-	if spec.Lifecycle != nil && spec.Lifecycle.PreStop != nil && !w.hooks[c.Id+" preStop"] && !over {
+	if spec.Lifecycle != nil && spec.Lifecycle.PreStop != nil && !w.hooks[c.Id+" preStop"] && !over &&
+		*w.pod.Spec.TerminationGracePeriodSeconds > 0 { // else there is no time for it
 		w.breaks("%s is stopped before its preStop hook", c.Id)
 	}
 	if !podutil.IsRestartableInitContainer(spec) || w.hooks[c.Id+" liveness"] || w.hooks[c.Id+" hook"] || over {
@@ -480,6 +482,7 @@ func (c client) Delete(ctx context.Context, name string, _ metav1.DeleteOptions)
 // collect removes an object that waits for nobody any more, as the API server does; the caller holds mu.
 func (w *world) collect() {
 	if g := w.pod.DeletionGracePeriodSeconds; g != nil && *g == 0 && len(w.pod.Finalizers) == 0 {
+		w.edges.add("Pod", string(w.pod.Status.Phase), "[*]")
 		w.pod = nil
 	}
 }
@@ -503,6 +506,7 @@ func (w *world) alive() (names []string) {
 
 // checkReport holds a status against the one before; the caller holds mu.
 func (w *world) checkReport(old, s *v1.PodStatus) {
+	w.edges.report(old, s)
 	if podutil.IsPodPhaseTerminal(old.Phase) && s.Phase != old.Phase {
 		w.breaks("phase %s becomes %s", old.Phase, s.Phase)
 	}

@@ -40,10 +40,11 @@ type life struct {
 //
 //	go test ./internal/agent/worker -run TestLives -seed 17 -lives 1
 func TestLives(t *testing.T) {
+	seen := edges{}
 	for seed := *firstSeed; seed < *firstSeed+*lives; seed++ {
 		dir := t.TempDir()
 		synctest.Test(t, func(t *testing.T) {
-			l := newLife(seed, dir)
+			l := newLife(seed, dir, seen)
 			l.live()
 			l.stop()
 			if len(l.broken) > 0 {
@@ -54,11 +55,14 @@ func TestLives(t *testing.T) {
 			return
 		}
 	}
+	if *firstSeed == 0 && *lives >= 180 {
+		seen.compare(t, "../../../docs/lifecycle.md")
+	}
 }
 
-func newLife(seed uint64, dir string) *life {
+func newLife(seed uint64, dir string, seen edges) *life {
 	l := &life{random: rand.New(rand.NewPCG(seed, 1)), dir: dir}
-	l.world = &world{fakes: &fakes{}, seed: seed, begun: time.Now(), pod: randomPod(rand.New(rand.NewPCG(seed, 2))), hooks: map[string]bool{}, sick: map[string]bool{}}
+	l.world = &world{fakes: &fakes{}, seed: seed, begun: time.Now(), edges: seen, pod: randomPod(rand.New(rand.NewPCG(seed, 2))), hooks: map[string]bool{}, sick: map[string]bool{}}
 	l.begin()
 	return l
 }

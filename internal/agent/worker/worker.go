@@ -275,7 +275,7 @@ func (w *Worker) step(ctx context.Context) (wake time.Time, empty bool) {
 		return time.Now().Add(time.Second), false
 	}
 	pod, now := w.Granted(), time.Now()
-	d := plan.Plan(pod, seen, now)
+	d := plan.Plan(w.final(pod), seen, now)
 	if d.End != nil {
 		w.End(*d.End)
 		if pod.Status.Phase != v1.PodFailed {
@@ -302,6 +302,20 @@ func (w *Worker) step(ctx context.Context) (wake time.Time, empty bool) {
 		wake = held
 	}
 	return wake, d.Empty && len(seen.InFlight) == 0
+}
+
+// final returns the Pod with a terminal phase that this agent has found, though the API may not know it yet: it is never
+// taken back, whatever is seen later.
+func (w *Worker) final(pod *v1.Pod) *v1.Pod {
+	w.mu.Lock()
+	phase := w.report.old.Phase
+	w.mu.Unlock()
+	if !podutil.IsPodPhaseTerminal(phase) || podutil.IsPodPhaseTerminal(pod.Status.Phase) {
+		return pod
+	}
+	out := *pod
+	out.Status.Phase = phase
+	return &out
 }
 
 // probe tells the prober which containers run.
