@@ -34,6 +34,8 @@ type fakeEngine struct {
 	hook       time.Duration // how long commands take that are exec'd
 	hookErr    error         // how they end
 	logPath    string        // of every container
+	// createTakes passes before a container is made, listTakes after the containers have been looked at.
+	createTakes, listTakes time.Duration
 }
 
 func (e *fakeEngine) note(format string, args ...any) {
@@ -94,6 +96,7 @@ func (e *fakeEngine) RemovePodSandbox(context.Context, *runtimeapi.RemovePodSand
 }
 
 func (e *fakeEngine) CreateContainer(_ context.Context, r *runtimeapi.CreateContainerRequest) (*runtimeapi.CreateContainerResponse, error) {
+	time.Sleep(e.createTakes)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	c := &runtimeapi.ContainerStatus{
@@ -183,6 +186,7 @@ func (e *fakeEngine) ExecSync(ctx context.Context, r *runtimeapi.ExecSyncRequest
 
 func (e *fakeEngine) ListContainers(_ context.Context, r *runtimeapi.ListContainersRequest) (*runtimeapi.ListContainersResponse, error) {
 	e.mu.Lock()
+	defer time.Sleep(e.listTakes)
 	defer e.mu.Unlock()
 	out := &runtimeapi.ListContainersResponse{}
 	for _, c := range e.containers {

@@ -267,7 +267,7 @@ func (w *world) checkStart(c *container) {
 				w.breaks("%s after %s, though it is never to be restarted", c.Id, other.Id)
 			}
 			if other.sandbox == c.sandbox && other.StartedAt != 0 && w.pod.Spec.RestartPolicy == v1.RestartPolicyOnFailure && !sidecar &&
-				other.ExitCode == 0 && !other.running() {
+				other.ExitCode == 0 && !other.running() && !w.hooks[other.Id+" liveness"] { // else it was killed to be restarted
 				w.breaks("%s after the success of %s", c.Id, other.Id)
 			}
 		}
@@ -277,8 +277,10 @@ func (w *world) checkStart(c *container) {
 	}
 	for i := range w.pod.Spec.InitContainers {
 		init := &w.pod.Spec.InitContainers[i]
-		latest := w.latest(init.Name)
-		if latest != nil && latest.sandbox == c.sandbox && latest.StartedAt != 0 && (podutil.IsRestartableInitContainer(init) || !latest.running() && latest.ExitCode == 0) {
+		sidecar := podutil.IsRestartableInitContainer(init)
+		if slices.ContainsFunc(w.containers, func(o *container) bool {
+			return o.name() == init.Name && o.sandbox == c.sandbox && o.StartedAt != 0 && (sidecar || !o.running() && o.ExitCode == 0)
+		}) {
 			continue
 		}
 		if !slices.ContainsFunc(w.containers, func(o *container) bool { // the record may have vanished; then the app had run

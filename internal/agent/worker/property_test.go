@@ -72,9 +72,11 @@ func (l *life) begin() {
 	l.worker = New(Config{
 		Engine: l.world, Volumes: l.world, Specs: l.world, Hooks: l.world, Probes: l.world,
 		Client: client{w: l.world}, Events: &record.FakeRecorder{},
-		HostIPs:     func() []string { return []string{"192.0.2.1"} },
-		Credentials: func(context.Context, *v1.Pod, string) ([]*runtimeapi.AuthConfig, error) { return nil, nil },
-		PodDir:      func(types.UID) string { return l.dir }, Log: slog.New(slog.DiscardHandler),
+		HostIPs: func() []string { return []string{"192.0.2.1"} },
+		Credentials: func(context.Context, *v1.Pod, string) ([]*runtimeapi.AuthConfig, []string, error) {
+			return nil, nil, nil
+		},
+		PodDir: func(types.UID) string { return l.dir }, Log: slog.New(slog.DiscardHandler),
 	}, l.world.object())
 	worker := l.worker
 	l.change(func() {

@@ -377,3 +377,20 @@ func TestATerminalPhaseIsFinalBeforeItIsReported(t *testing.T) {
 		}
 	})
 }
+
+// What an operation has done that ends while the engine is asked may not be in the answer: it is not done again.
+func TestATornObservationStartsNothingTwice(t *testing.T) {
+	run(t, nil, func(b *bench) {
+		b.engine.mu.Lock()
+		b.engine.createTakes = 10 * time.Millisecond
+		b.engine.mu.Unlock()
+		b.engine.exit("app-0", 1)
+		b.pass(5 * time.Millisecond)
+		b.engine.mu.Lock()
+		b.engine.listTakes = 10 * time.Millisecond
+		b.engine.mu.Unlock()
+		b.worker.Poke()
+		b.pass(time.Second)
+		b.wantLog("sandbox", "create app-0", "start app-0", "create app-1", "start app-1")
+	})
+}
