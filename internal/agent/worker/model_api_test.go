@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -12,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	corev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
 
 	"peapod.dev/peapod/internal/agent/plan"
@@ -41,12 +41,13 @@ func (w *world) Present(types.UID) bool {
 	return w.volumes
 }
 
-func (w *world) Run(ctx context.Context, _ *v1.Pod, _ *v1.Container, id, _ string, h *v1.LifecycleHandler) (string, error) {
-	hook := id + " " + h.Exec.Command[0]
-	return "", w.act(ctx, "hook "+hook, func() error {
+// ExecSync runs a hook: the command is its name.
+func (w *world) ExecSync(ctx context.Context, r *runtimeapi.ExecSyncRequest) (*runtimeapi.ExecSyncResponse, error) {
+	hook := r.ContainerId + " " + r.Cmd[0]
+	return &runtimeapi.ExecSyncResponse{}, w.act(ctx, "hook "+hook, func() error {
 		w.hooks[hook] = true
-		if strings.HasPrefix(hook, "post") && w.seed%7 == 0 {
-			w.hooks[id+" hook"] = true
+		if r.Cmd[0] == "postStart" && w.seed%7 == 0 {
+			w.hooks[r.ContainerId+" hook"] = true
 			return errors.New("no")
 		}
 		return nil

@@ -17,6 +17,8 @@ import (
 	"k8s.io/client-go/tools/record"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
+
+	"peapod.dev/peapod/internal/agent/hook"
 )
 
 var (
@@ -70,7 +72,7 @@ func newLife(seed uint64, dir string, seen edges) *life {
 // begin is a new agent, which knows what the API has.
 func (l *life) begin() {
 	l.worker = New(Config{
-		Engine: l.world, Volumes: l.world, Specs: l.world, Hooks: l.world, Probes: l.world,
+		Engine: l.world, Volumes: l.world, Specs: l.world, Hooks: hook.New(hook.Config{Log: slog.New(slog.DiscardHandler)}), Probes: l.world,
 		Client: client{w: l.world}, Events: &record.FakeRecorder{},
 		HostIPs: func() []string { return []string{"192.0.2.1"} },
 		Credentials: func(context.Context, *v1.Pod, string) ([]*runtimeapi.AuthConfig, []string, error) {

@@ -348,7 +348,7 @@ func TestNothingIsLeftOfAPodThatIsGone(t *testing.T) {
 // The end of the agent is not the end of its containers, not even of one whose preStop hook runs.
 func TestTheAgentsEndStopsNothing(t *testing.T) {
 	run(t, lifecycle, func(b *bench) {
-		b.fakes.hook = time.Minute
+		b.engine.hook = time.Minute
 		b.pass(time.Minute)
 		b.remove(600)
 		b.end()
