@@ -69,6 +69,10 @@ var rules = []rule{
 		reason: "whether a node takes a Pod depends on the two alone",
 	},
 	{
+		from: "agent/allocation", forbids: impure, allows: []string{"net/netip"},
+		reason: "what has been granted to a Pod stands in the Pod alone",
+	},
+	{
 		from: "agent/hosts", forbids: impure, allows: []string{"net/netip"},
 		reason: "the hosts file is a function of the Pod and its address",
 	},
@@ -129,7 +133,7 @@ func TestOnlyConmonAndRuntimeStartPrograms(t *testing.T) {
 }
 
 func TestPurePackagesDoNotReadTheClock(t *testing.T) {
-	for _, dir := range []string{"agent/plan", "agent/status", "agent/admit", "agent/hosts", "scheduler/filter", "scheduler/score"} {
+	for _, dir := range []string{"agent/plan", "agent/status", "agent/admit", "agent/allocation", "agent/hosts", "scheduler/filter", "scheduler/score"} {
 		for file := range sourceFiles(t, dir) {
 			for _, name := range file.uses("time.Now", "time.Since", "time.Until", "time.Sleep", "time.After", "time.AfterFunc",
 				"time.NewTimer", "time.NewTicker", "time.Tick") {

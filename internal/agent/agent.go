@@ -149,7 +149,7 @@ func New(cfg Config) (*Agent, error) {
 		Engine: cfg.Engine, Volumes: a.volumes, Specs: &specs{a}, Probes: prober{a.probes},
 		Hooks:  hook.New(hook.Config{Recorder: a.events, Log: cfg.Log}),
 		Client: cfg.Client, Events: a.events, HostIPs: func() []string { return []string{a.nodeIP} },
-		Credentials: a.credentials, Fits: a.fits, MaxRestartPeriod: cfg.MaxRestartPeriod, PodDir: a.podDir, Log: cfg.Log,
+		Credentials: a.credentials, MaxRestartPeriod: cfg.MaxRestartPeriod, PodDir: a.podDir, Log: cfg.Log,
 	}
 	a.machine = readMachine()
 	return a, nil

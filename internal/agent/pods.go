@@ -30,6 +30,9 @@ type workers struct {
 	ctx   context.Context // ends with Run: Workers live no longer
 	wg    sync.WaitGroup
 
+	// admitting is held while a Pod is admitted or resized: what is granted to one is seen by the next.
+	admitting sync.Mutex
+
 	mu    sync.Mutex
 	byUID map[types.UID]*worker.Worker
 }
@@ -73,17 +76,18 @@ func (ws *workers) start(pod *v1.Pod, prepare func(*worker.Worker)) {
 	}()
 }
 
-// update takes a Pod as the API has it. Pods come here from one goroutine, the informer's, so admission
-// sees one Pod after the other.
-func (ws *workers) update(pod *v1.Pod) {
+// update takes a Pod as the API has it, and had it before if it was known. Pods come here from one goroutine, the informer's.
+func (ws *workers) update(old, pod *v1.Pod) {
 	if w := ws.get(pod.UID); w != nil {
 		w.Update(pod)
-		if podutil.IsPodPhaseTerminal(pod.Status.Phase) {
-			ws.pokeDeferred()
+		if old != nil && makesRoomOrWantsIt(old, pod) {
+			ws.agent.resize()
 		}
 		return
 	}
 	ws.agent.volumes.Prefetch(pod)
+	ws.admitting.Lock()
+	defer ws.admitting.Unlock()
 	ws.start(pod, func(w *worker.Worker) {
 		if refusal := ws.agent.refuse(pod); refusal != nil {
 			ws.agent.events.Eventf(pod, v1.EventTypeWarning, refusal.Reason, "%s", refusal.Message)
@@ -97,16 +101,7 @@ func (ws *workers) update(pod *v1.Pod) {
 func (ws *workers) delete(pod *v1.Pod) {
 	if w := ws.get(pod.UID); w != nil {
 		w.Delete()
-		ws.pokeDeferred()
-	}
-}
-
-// pokeDeferred lets Pods look again whose resize waits for room, now that another Pod has made some.
-func (ws *workers) pokeDeferred() {
-	for _, w := range ws.all() {
-		if seen := w.Seen(); seen != nil && seen.ResizePending != nil {
-			w.Poke()
-		}
+		ws.agent.resize()
 	}
 }
 
@@ -125,27 +120,11 @@ func (a *Agent) refuse(pod *v1.Pod) *plan.End {
 	return nil
 }
 
-// fits asks whether the node can grant a resized Pod what it asks for: never (Infeasible), or not beside the
-// Pods that are here (Deferred: tried again when one of them ends).
-func (a *Agent) fits(pod *v1.Pod) *plan.Failure {
-	node, err := a.getNode()
-	if err != nil {
-		return nil
-	}
-	if shortage := admit.Shortage(node, nil, pod); shortage != "" {
-		return &plan.Failure{Reason: v1.PodReasonInfeasible, Message: shortage}
-	}
-	if shortage := admit.Shortage(node, a.others(pod), pod); shortage != "" {
-		return &plan.Failure{Reason: v1.PodReasonDeferred, Message: shortage}
-	}
-	return nil
-}
-
-// others are the Pods of this node, but for pod, that have not ended.
+// others are the Pods that weigh on this node, but for pod.
 func (a *Agent) others(pod *v1.Pod) []*v1.Pod {
 	var others []*v1.Pod
 	for _, w := range a.workers.all() {
-		if p := w.Pod(); p.UID != pod.UID && !podutil.IsPodPhaseTerminal(p.Status.Phase) {
+		if p := w.Weight(); p != nil && p.UID != pod.UID {
 			others = append(others, p)
 		}
 	}
@@ -160,7 +139,7 @@ func (a *Agent) watchPods(ctx context.Context) error {
 	_, informer := cache.NewInformerWithOptions(cache.InformerOptions{
 		ListerWatcher: list, ObjectType: &v1.Pod{},
 		Handler: cache.ResourceEventHandlerFuncs{
-			AddFunc:    func(o any) { a.workers.update(o.(*v1.Pod)) },
+			AddFunc:    func(o any) { a.workers.update(nil, o.(*v1.Pod)) },
 			UpdateFunc: func(old, o any) { a.replace(old.(*v1.Pod), o.(*v1.Pod)) },
 			DeleteFunc: func(o any) {
 				if tomb, ok := o.(cache.DeletedFinalStateUnknown); ok {
@@ -187,6 +166,7 @@ func (a *Agent) watchPods(ctx context.Context) error {
 	if err := a.adoptOrphans(ctx); err != nil {
 		return err
 	}
+	a.resize() // what waited when an earlier agent ended
 	<-ctx.Done()
 	return nil
 }
@@ -196,7 +176,7 @@ func (a *Agent) replace(old, pod *v1.Pod) {
 	if old.UID != pod.UID {
 		a.workers.delete(old)
 	}
-	a.workers.update(pod)
+	a.workers.update(old, pod)
 }
 
 // adoptOrphans gives a Worker to every Pod that the engine knows and the API does not, so that it ends.

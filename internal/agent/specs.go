@@ -14,6 +14,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
 	"k8s.io/kubernetes/pkg/kubelet/envvars"
 
 	"peapod.dev/peapod/internal/agent/containerconfig"
@@ -34,10 +35,17 @@ type specs struct{ a *Agent }
 
 // node is the part of the messages that all Pods share.
 func (s *specs) node() *containerconfig.Node {
+	n := s.limits()
+	n.LogRoot, n.SeccompRoot, n.RecursiveReadOnly = s.a.logsDir(), seccompRoot, true
+	n.HostIPs, n.ClusterDomain, n.HostDNS = []string{s.a.nodeIP}, clusterDomain, hostDNS()
+	return n
+}
+
+// limits is the part on which resources depend.
+func (s *specs) limits() *containerconfig.Node {
 	n := &containerconfig.Node{
-		LogRoot: s.a.logsDir(), SeccompRoot: seccompRoot, CgroupRoot: s.a.cfg.CgroupRoot, CgroupV2: s.a.machine.cgroupV2,
-		SwapAccounting:    swapAccounting(cgroupTree, s.a.cfg.CgroupRoot, s.a.machine.cgroupV2),
-		RecursiveReadOnly: true, HostIPs: []string{s.a.nodeIP}, ClusterDomain: clusterDomain, HostDNS: hostDNS(),
+		CgroupRoot: s.a.cfg.CgroupRoot, CgroupV2: s.a.machine.cgroupV2,
+		SwapAccounting: swapAccounting(cgroupTree, s.a.cfg.CgroupRoot, s.a.machine.cgroupV2),
 	}
 	if node, err := s.a.getNode(); err == nil {
 		n.MemoryCapacity, n.Allocatable = node.Status.Capacity.Memory().Value(), node.Status.Allocatable
@@ -115,10 +123,14 @@ func loggedAttempts(dir string) (uint32, error) {
 	return attempts, nil
 }
 
-func (s *specs) Resources(pod *v1.Pod, c *v1.Container) (container, sandbox *runtimeapi.LinuxContainerResources) {
-	node := s.node()
-	sandbox, _ = node.SandboxResources(pod)
-	return node.ContainerResources(pod, c), sandbox
+func (s *specs) Limits(pod *v1.Pod) worker.Limits {
+	node := s.limits()
+	sandbox, _ := node.SandboxResources(pod)
+	out := worker.Limits{Pod: sandbox, Containers: map[string]*runtimeapi.LinuxContainerResources{}}
+	for c := range podutil.ContainerIter(&pod.Spec, podutil.InitContainers|podutil.Containers) {
+		out.Containers[c.Name] = node.ContainerResources(pod, c)
+	}
+	return out
 }
 
 // serviceEnv are the variables by which a client in a Pod finds the API ("Accessing the API from a Pod").

@@ -9,6 +9,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	v1qos "k8s.io/kubernetes/pkg/apis/core/v1/helper/qos"
 	"k8s.io/kubernetes/pkg/kubelet/qos"
+
+	"peapod.dev/peapod/internal/agent/allocation"
 )
 
 // pkg/kubelet/cm's figures for the CPU controller.
@@ -51,7 +53,7 @@ func (n *Node) ContainerResources(pod *v1.Pod, container *v1.Container) *runtime
 // SandboxResources returns what all containers of a Pod together may use, without its overhead, and the overhead.
 func (n *Node) SandboxResources(pod *v1.Pod) (resources, overhead *runtimeapi.LinuxContainerResources) {
 	options := resourcehelper.PodResourcesOptions{ExcludeOverhead: true}
-	requests, limits := resourcehelper.PodRequests(pod, options), resourcehelper.PodLimits(pod, options)
+	requests, limits := resourcehelper.PodRequests(pod, options), allocation.PodLimits(pod, options)
 	cpuRequest := limits.Cpu()
 	if _, ok := requests[v1.ResourceCPU]; ok {
 		cpuRequest = requests.Cpu()

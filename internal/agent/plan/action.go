@@ -59,8 +59,8 @@ type (
 		// Renew is true when it is to be started anew, whatever its exit code will be.
 		Renew bool
 	}
-	// ResizeContainer gives a running container the limits of the spec, and its Pod too.
-	ResizeContainer struct{ ID, Name string }
+	// ResizePod gives the Pod, and its running containers, the limits that have been granted.
+	ResizePod struct{}
 	// RemoveContainer removes an ended attempt that nobody needs any more.
 	RemoveContainer struct{ ID, Name string }
 	// BackOffPull tells that the next pull waits (event BackOff, waiting reason ImagePullBackOff).
@@ -114,7 +114,7 @@ func (a PullImage) Key() string       { return "pull image for " + a.Container }
 func (a StartContainer) Key() string  { return startKey(a.Name) }
 func (a FinishStart) Key() string     { return startKey(a.Name) }
 func (a KillContainer) Key() string   { return "kill " + a.ID }
-func (a ResizeContainer) Key() string { return "resize " + a.ID }
+func (ResizePod) Key() string         { return "resize pod" }
 func (a RemoveContainer) Key() string { return "remove " + a.ID }
 func (a BackOff) Key() string         { return "back off " + a.Name }
 func (a BackOffPull) Key() string     { return "back off pull for " + a.Container }
@@ -143,7 +143,7 @@ func (a KillContainer) String() string {
 	}
 	return s
 }
-func (a ResizeContainer) String() string { return fmt.Sprintf("resize %s %s", a.Name, a.ID) }
+func (a ResizePod) String() string       { return a.Key() }
 func (a RemoveContainer) String() string { return fmt.Sprintf("remove container %s %s", a.Name, a.ID) }
 func (a BackOffPull) String() string     { return a.Key() }
 func (a BackOff) String() string         { return fmt.Sprintf("back off %s %s", a.Name, a.Delay) }

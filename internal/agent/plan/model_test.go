@@ -150,8 +150,11 @@ func (m *model) do(a plan.Action) bool {
 		if a.Cause != plan.Completed {
 			m.exit(a.Name, 137)
 		}
-	case plan.ResizeContainer:
-		m.seen.Latest(a.Name).Resize = nil
+	case plan.ResizePod:
+		for i := range m.seen.Containers {
+			m.seen.Containers[i].Resize = nil
+		}
+		m.seen.PodResize = false
 	case plan.RemoveContainer:
 		m.seen.Containers = slices.DeleteFunc(slices.Clone(m.seen.Containers), func(c plan.Container) bool { return c.ID == a.ID })
 	case plan.BackOff:

@@ -36,8 +36,12 @@ type Observed struct {
 	Backoff map[string]Backoff
 	// Renew has the containers that were killed to be started anew, whatever the restart policy says.
 	Renew map[string]bool
-	// ResizePending is why the node does not grant a resize (Deferred or Infeasible), nil when it does.
-	ResizePending *Failure
+	// PodResize is true when the limits of the Pod as a whole differ from those granted.
+	PodResize bool
+	// ResizeFailed is when a granted resize failed last, zero if it did not.
+	ResizeFailed time.Time
+	// ResizePending and ResizeInProgress are the conditions of that name, nil when they do not hold.
+	ResizePending, ResizeInProgress *v1.PodCondition
 	// StartTime is when this agent first saw the Pod (status.startTime).
 	StartTime time.Time
 	// Ended is set once the agent itself has decided that the Pod has failed: it never un-decides.
@@ -70,7 +74,7 @@ type Container struct {
 	Resources *v1.ResourceRequirements
 	// Changed is true when the spec has changed since in a way that makes it another container: its image.
 	Changed bool
-	// Resize says which of its limits the spec now wants changed, nil for none.
+	// Resize says which of its resources differ from those granted, nil for none.
 	Resize *Resize
 	// PostStartDone is true when the container has no postStart hook or the hook has returned.
 	PostStartDone bool
@@ -82,7 +86,7 @@ type Container struct {
 	Probes Probes
 }
 
-// Resize tells which resources of a running container differ from the spec ("Resize CPU and Memory Resources").
+// Resize tells which resources of a running container differ from those granted ("Resize CPU and Memory Resources").
 type Resize struct{ CPU, Memory bool }
 
 // Probes are the results of a container's probes. A probe that is not defined never fails, and

@@ -117,7 +117,7 @@ func run(pod *v1.Pod, seen *Observed, now time.Time, d *Decision) {
 		}
 	}
 	prepare(pod, seen, now, d)
-	if seen.Volumes.Ready {
+	if hold := resizePod(pod, seen, now, d); seen.Volumes.Ready && !hold {
 		d.add(debug.starts...)
 		d.add(l.starts...)
 	}
@@ -166,21 +166,6 @@ func finishStart(pod *v1.Pod, c *v1.Container, latest *Container, d *Decision) {
 	} else {
 		d.add(FinishStart{Name: c.Name, ID: latest.ID})
 	}
-}
-
-// resize changes the limits of a running container, in place unless its resizePolicy wants a restart.
-func resize(pod *v1.Pod, c *v1.Container, latest *Container, seen *Observed, d *Decision) {
-	if latest.Resize == nil || seen.ResizePending != nil {
-		return
-	}
-	for _, p := range c.ResizePolicy {
-		wanted := p.ResourceName == v1.ResourceCPU && latest.Resize.CPU || p.ResourceName == v1.ResourceMemory && latest.Resize.Memory
-		if wanted && p.RestartPolicy == v1.RestartContainer {
-			d.add(kill(pod, c, latest, Resized, fmt.Sprintf("Container %s resize requires restart", c.Name)))
-			return
-		}
-	}
-	d.add(ResizeContainer{ID: latest.ID, Name: c.Name})
 }
 
 func probeFailed(c *Container) (Cause, bool) {

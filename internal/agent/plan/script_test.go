@@ -64,6 +64,8 @@ func TestScripts(t *testing.T) {
 				m.now = m.now.Add(step)
 			case "delete": // delete grace=N
 				m.remove(number("grace", 30))
+			case "deadline": // deadline SECONDS: activeDeadlineSeconds is changed
+				m.pod.Spec.ActiveDeadlineSeconds = new(number("seconds", 0))
 			case "reject": // reject REASON: the node refuses the Pod
 				m.seen.Ended = &plan.End{Reason: arg(0)}
 			case "end": // end REASON grace=N: the node evicts the Pod, or shuts down
@@ -126,8 +128,13 @@ func TestScripts(t *testing.T) {
 				m.preStopped(m.seen.Latest(arg(0)).ID)
 			case "resize": // resize NAME cpu|memory: the spec wants another limit
 				m.seen.Latest(arg(0)).Resize = &plan.Resize{CPU: arg(1) == "cpu", Memory: arg(1) == "memory"}
-			case "pending": // pending REASON: the node does not grant it
-				m.seen.ResizePending = &plan.Failure{Reason: arg(0)}
+			case "resize-pod": // the Pod as a whole has been granted other limits
+				m.seen.PodResize = true
+			case "resize-fails": // the last attempt has just failed
+				m.seen.ResizeFailed = m.now
+				m.seen.ResizeInProgress = &v1.PodCondition{Type: v1.PodResizeInProgress, Status: v1.ConditionTrue, Reason: v1.PodReasonError}
+			case "pending": // pending REASON: the node does not grant what the spec asks for
+				m.seen.ResizePending = &v1.PodCondition{Type: v1.PodResizePending, Status: v1.ConditionTrue, Reason: arg(0)}
 			case "refuse": // refuse REASON: containers cannot be created; without a reason they can
 				m.refuse = ""
 				if len(d.CmdArgs) > 0 {

@@ -32,14 +32,18 @@ func conditions(pod *v1.Pod, in Input, s *v1.PodStatus, now time.Time) {
 			s.Conditions = append(s.Conditions, c)
 		}
 	}
+	if !in.Finished && !podutil.IsPodPhaseTerminal(s.Phase) {
+		for _, c := range []*v1.PodCondition{in.Seen.ResizePending, in.Seen.ResizeInProgress} {
+			if c != nil {
+				s.Conditions = append(s.Conditions, *c)
+			}
+		}
+	}
 	ready := containersReady(pod, s)
 	list := []v1.PodCondition{sandboxReady(in.Seen), initializedCondition(pod, &in.Old, s), gated(pod, s, ready), ready,
 		{Type: v1.PodScheduled, Status: v1.ConditionTrue}}
 	if podutil.AllContainersCouldRestart(&pod.Spec) {
 		list = append(list, allRestarting(pod, in, s.Phase))
-	}
-	if c, ok := resizing(in.Seen); ok && !podutil.IsPodPhaseTerminal(s.Phase) {
-		list = append(list, c)
 	}
 	if in.Seen.Ended != nil && podutil.IsPodPhaseTerminal(s.Phase) && disruption(in.Seen.Ended.Reason) {
 		list = append(list, v1.PodCondition{Type: v1.DisruptionTarget, Status: v1.ConditionTrue,
@@ -65,20 +69,6 @@ func conditions(pod *v1.Pod, in Input, s *v1.PodStatus, now time.Time) {
 func holds(s *v1.PodStatus, condition v1.PodConditionType) bool {
 	_, c := podutil.GetPodConditionFromList(s.Conditions, condition)
 	return c != nil && c.Status == v1.ConditionTrue
-}
-
-// resizing is the condition of a resize that is not done: pending with a reason, or in progress.
-func resizing(seen *plan.Observed) (c v1.PodCondition, ok bool) {
-	for i := range seen.Containers {
-		if seen.Containers[i].Resize == nil {
-			continue
-		}
-		if p := seen.ResizePending; p != nil {
-			return v1.PodCondition{Type: v1.PodResizePending, Status: v1.ConditionTrue, Reason: p.Reason, Message: p.Message}, true
-		}
-		return v1.PodCondition{Type: v1.PodResizeInProgress, Status: v1.ConditionTrue}, true
-	}
-	return c, false
 }
 
 // allRestarting is the condition of a Pod whose rules can restart all its containers.

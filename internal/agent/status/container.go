@@ -82,7 +82,7 @@ func container(pod *v1.Pod, spec *v1.Container, in Input, old v1.ContainerStatus
 		if newest.State == plan.Unknown {
 			lost(old, &s)
 		}
-		resources(spec, newest, in.Seen.ResizePending != nil, old, &s)
+		resources(spec, newest, &s)
 	case in.restarting && old.ContainerID != "" && old.State.Waiting == nil && in.Seen.Latest(spec.Name) == nil:
 		const message = "The container is removed because RestartAllContainers in place"
 		s.State = v1.ContainerState{Waiting: &v1.ContainerStateWaiting{Reason: restartingAll, Message: message}}
@@ -224,12 +224,8 @@ func instant(t time.Time) metav1.Time {
 }
 
 // resources fills the fields resources (what is enforced) and allocatedResources (what is granted).
-func resources(spec *v1.Container, c *plan.Container, pending bool, old v1.ContainerStatus, s *v1.ContainerStatus) {
+func resources(spec *v1.Container, c *plan.Container, s *v1.ContainerStatus) {
 	s.AllocatedResources = spec.Resources.Requests
-	if pending && old.ContainerID == s.ContainerID {
-		s.AllocatedResources, s.Resources = old.AllocatedResources, old.Resources
-		return // what was granted stays
-	}
 	s.Resources = spec.Resources.DeepCopy()
 	if c.State != plan.Running || c.Resources == nil {
 		return

@@ -1,19 +1,19 @@
 package status
 
 import (
+	"slices"
+
 	v1 "k8s.io/api/core/v1"
 	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
+
+	"peapod.dev/peapod/internal/agent/plan"
 )
 
-// Phase computes status.phase from the container statuses in s ("Pod Lifecycle", Pod phase). ended tells
-// that no container will ever be started again, so that even restartPolicy Always ends.
-func Phase(pod *v1.Pod, s *v1.PodStatus, ended bool) v1.PodPhase {
+// phase computes status.phase from the container statuses in s ("Pod Lifecycle", Pod phase). hasRun tells that an app
+// container has run in the sandbox of now, ended that no container will ever be started again, so that even restartPolicy
+// Always ends.
+func phase(pod *v1.Pod, s *v1.PodStatus, hasRun, ended bool) v1.PodPhase {
 	var pendingInit, pendingSidecar, waiting, running, stopped, final, ok, unknown int
-	hasRun := false
-	for i := range s.ContainerStatuses {
-		c := &s.ContainerStatuses[i]
-		hasRun = hasRun || c.State.Running != nil || c.State.Terminated != nil || c.LastTerminationState.Terminated != nil
-	}
 	for i := range pod.Spec.InitContainers {
 		spec := &pod.Spec.InitContainers[i]
 		c, found := podutil.GetContainerStatus(s.InitContainerStatuses, spec.Name)
@@ -87,4 +87,13 @@ func Phase(pod *v1.Pod, s *v1.PodStatus, ended bool) v1.PodPhase {
 // comesBack tells whether an ended container is to be started again.
 func comesBack(pod *v1.Pod, spec *v1.Container, end *v1.ContainerStateTerminated) bool {
 	return end.Reason == restartingAll || podutil.ContainerShouldRestart(*spec, pod.Spec, end.ExitCode)
+}
+
+// hasRun tells whether an app container has run in the sandbox of now.
+func hasRun(pod *v1.Pod, seen *plan.Observed) bool {
+	sandbox := seen.ReadySandbox()
+	return sandbox != nil && slices.ContainsFunc(seen.Containers, func(c plan.Container) bool {
+		app := slices.ContainsFunc(pod.Spec.Containers, func(spec v1.Container) bool { return spec.Name == c.Name })
+		return app && c.SandboxID == sandbox.ID && (c.State == plan.Running || c.State == plan.Exited)
+	})
 }

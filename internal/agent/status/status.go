@@ -43,8 +43,6 @@ func Compute(pod *v1.Pod, in Input, now time.Time) v1.PodStatus {
 		NodeAllocatableResourceClaimStatuses: pod.Status.NodeAllocatableResourceClaimStatuses,
 		ObservedGeneration:                   pod.Generation,
 		Resize:                               old.Resize,
-		AllocatedResources:                   old.AllocatedResources,
-		Resources:                            old.Resources,
 	}
 	if !seen.StartTime.IsZero() {
 		start := metav1.NewTime(seen.StartTime).Rfc3339Copy()
@@ -58,6 +56,7 @@ func Compute(pod *v1.Pod, in Input, now time.Time) v1.PodStatus {
 		if !podutil.IsPodPhaseTerminal(s.Phase) && ended {
 			s.Phase, s.Reason, s.Message = v1.PodFailed, seen.Ended.Reason, seen.Ended.Message
 		}
+		podResources(pod, in, &s)
 		conditions(pod, in, &s, now)
 		return s
 	}
@@ -87,7 +86,7 @@ func Compute(pod *v1.Pod, in Input, now time.Time) v1.PodStatus {
 	case seen.Ended != nil && ended:
 		s.Phase, s.Reason, s.Message = v1.PodFailed, seen.Ended.Reason, seen.Ended.Message
 	default:
-		s.Phase = Phase(pod, &s, ended)
+		s.Phase = phase(pod, &s, hasRun(pod, seen), ended)
 		if podutil.IsPodPhaseTerminal(s.Phase) && !ended {
 			// Not before the last container has ended: what it holds may be handed on once the phase says so.
 			s.Phase = old.Phase
@@ -102,6 +101,7 @@ func Compute(pod *v1.Pod, in Input, now time.Time) v1.PodStatus {
 	if s.Phase == old.Phase && s.Reason == "" && s.Message == "" {
 		s.Reason, s.Message = old.Reason, old.Message
 	}
+	podResources(pod, in, &s)
 	conditions(pod, in, &s, now)
 	shorten(pod, &s)
 	return s

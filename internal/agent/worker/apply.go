@@ -144,8 +144,9 @@ func (w *Worker) do(ctx context.Context, pod *v1.Pod, a plan.Action, op *operati
 		return nil
 	case plan.KillContainer:
 		return w.kill(ctx, pod, op.kill)
-	case plan.ResizeContainer:
-		return w.resize(ctx, pod, a)
+	case plan.ResizePod:
+		w.resize(ctx, pod)
+		return nil
 	case plan.RemoveContainer:
 		return w.removeContainer(ctx, a.ID)
 	}

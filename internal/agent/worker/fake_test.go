@@ -34,6 +34,8 @@ type fakeEngine struct {
 	hook       time.Duration // how long commands take that are exec'd
 	hookErr    error         // how they end
 	logPath    string        // of every container
+	// createTakes passes before a container is made, listTakes after the containers have been looked at.
+	createTakes, listTakes time.Duration
 }
 
 func (e *fakeEngine) note(format string, args ...any) {
@@ -94,6 +96,7 @@ func (e *fakeEngine) RemovePodSandbox(context.Context, *runtimeapi.RemovePodSand
 }
 
 func (e *fakeEngine) CreateContainer(_ context.Context, r *runtimeapi.CreateContainerRequest) (*runtimeapi.CreateContainerResponse, error) {
+	time.Sleep(e.createTakes)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	c := &runtimeapi.ContainerStatus{
@@ -183,6 +186,7 @@ func (e *fakeEngine) ExecSync(ctx context.Context, r *runtimeapi.ExecSyncRequest
 
 func (e *fakeEngine) ListContainers(_ context.Context, r *runtimeapi.ListContainersRequest) (*runtimeapi.ListContainersResponse, error) {
 	e.mu.Lock()
+	defer time.Sleep(e.listTakes)
 	defer e.mu.Unlock()
 	out := &runtimeapi.ListContainersResponse{}
 	for _, c := range e.containers {
@@ -246,9 +250,7 @@ func (*fakes) Container(_ context.Context, _ *v1.Pod, c *v1.Container, a Attempt
 		Metadata: &runtimeapi.ContainerMetadata{Name: c.Name, Attempt: uint32(a.Number)}, Image: &runtimeapi.ImageSpec{Image: c.Image},
 	}, nil
 }
-func (*fakes) Resources(*v1.Pod, *v1.Container) (container, sandbox *runtimeapi.LinuxContainerResources) {
-	return nil, nil
-}
+func (*fakes) Limits(*v1.Pod) Limits                 { return Limits{} }
 func (*fakes) Set(*v1.Pod, string, []plan.Container) {}
 func (*fakes) Remove(types.UID)                      {}
 func (*fakes) Results(_ *v1.Pod, _ *v1.Container, c *plan.Container) plan.Probes {

@@ -370,7 +370,7 @@ func TestStopSignalIsShownAsTheAPISpellsIt(t *testing.T) {
 			runtimeapi.Signal_SIGNAL_SIGRTMINPLUS3:   v1.SIGRTMINPLUS3,
 			runtimeapi.Signal_SIGNAL_SIGRTMAXMINUS14: v1.SIGRTMAXMINUS14,
 		} {
-			c := b.worker.container(b.pod, "s0", &runtimeapi.ContainerStatus{Id: "x", Metadata: &runtimeapi.ContainerMetadata{Name: "app"}, StopSignal: signal})
+			c := b.worker.container(b.pod, "s0", &runtimeapi.ContainerStatus{Id: "x", Metadata: &runtimeapi.ContainerMetadata{Name: "app"}, StopSignal: signal}, Limits{})
 			if c.StopSignal == nil || *c.StopSignal != want {
 				t.Errorf("%s is shown as %v, want %s", signal, c.StopSignal, want)
 			}

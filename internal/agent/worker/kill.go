@@ -102,6 +102,9 @@ func (w *Worker) kill(ctx context.Context, pod *v1.Pod, k *killing) error {
 		return nil // when the daemon ends, the next one goes on; a signal now would cut its hook short
 	}
 	for {
+		if ctx.Err() != nil {
+			return ctx.Err() // the agent ends, not the container
+		}
 		a, deadline, changed := k.now()
 		left := time.Until(deadline)
 		if a.Hold && left > 0 {

@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/cri-client/pkg/logs"
 	kubecontainer "k8s.io/kubernetes/pkg/kubelet/container"
@@ -76,25 +75,4 @@ func logEnd(s *runtimeapi.ContainerStatus) string {
 		return fmt.Sprintf("Error on reading termination message from logs: %v", err)
 	}
 	return string(out.Slice())
-}
-
-// enforced reads the kernel's limits back into the terms of the spec, for status.resources.
-func enforced(spec *v1.Container, l *runtimeapi.LinuxContainerResources) *v1.ResourceRequirements {
-	if spec == nil || l == nil {
-		return nil
-	}
-	out := &v1.ResourceRequirements{Limits: v1.ResourceList{}, Requests: v1.ResourceList{}}
-	if l.CpuQuota > 0 && l.CpuPeriod > 0 {
-		// Below 10 millicores the kernel enforces 10: the spec's own value is told then.
-		if m := (l.CpuQuota*1000 + l.CpuPeriod - 1) / l.CpuPeriod; m > 10 || spec.Resources.Limits.Cpu().MilliValue() > 10 {
-			out.Limits[v1.ResourceCPU] = *resource.NewMilliQuantity(m, resource.DecimalSI)
-		}
-	}
-	if l.MemoryLimitInBytes > 0 {
-		out.Limits[v1.ResourceMemory] = *resource.NewQuantity(l.MemoryLimitInBytes, resource.BinarySI)
-	}
-	if l.CpuShares > 2 {
-		out.Requests[v1.ResourceCPU] = *resource.NewMilliQuantity((l.CpuShares*1000+1023)/1024, resource.DecimalSI)
-	}
-	return out
 }

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"slices"
@@ -40,15 +41,17 @@ func (w *Worker) observe(ctx context.Context) (*plan.Observed, error) {
 		}
 		seen.Sandboxes = append(seen.Sandboxes, sandbox(st.Status))
 	}
-	slices.SortFunc(seen.Sandboxes, func(a, b plan.Sandbox) int { return b.CreatedAt.Compare(a.CreatedAt) })
+	// Attempts count up, which the machine's clock does not always.
+	slices.SortFunc(seen.Sandboxes, func(a, b plan.Sandbox) int {
+		return cmp.Or(cmp.Compare(b.Attempt, a.Attempt), b.CreatedAt.Compare(a.CreatedAt))
+	})
 
 	containers, err := w.cfg.Engine.ListContainers(ctx, &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{LabelSelector: selector}})
 	if err != nil {
 		return nil, err
 	}
-	w.mu.Lock()
-	pod := w.pod
-	w.mu.Unlock()
+	pod := w.Granted()
+	var limits Limits
 	for _, c := range containers.Containers {
 		st, err := w.cfg.Engine.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: c.Id})
 		if grpcstatus.Code(err) == codes.NotFound {
@@ -62,21 +65,15 @@ func (w *Worker) observe(ctx context.Context) (*plan.Observed, error) {
 			}
 			continue
 		}
-		seen.Containers = append(seen.Containers, w.container(pod, c.PodSandboxId, st.Status))
+		if limits.Pod == nil && st.Status.State == runtimeapi.ContainerState_CONTAINER_RUNNING {
+			limits = w.cfg.Specs.Limits(pod)
+		}
+		seen.Containers = append(seen.Containers, w.container(pod, c.PodSandboxId, st.Status, limits))
 	}
 	slices.SortFunc(seen.Containers, func(a, b plan.Container) int {
-		if n := b.CreatedAt.Compare(a.CreatedAt); n != 0 {
-			return n
-		}
-		return b.Attempt - a.Attempt
+		return cmp.Or(b.Attempt-a.Attempt, b.CreatedAt.Compare(a.CreatedAt))
 	})
 
-	for i := range seen.Containers {
-		if seen.Containers[i].Resize != nil {
-			seen.ResizePending = w.cfg.Fits(pod)
-			break
-		}
-	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for i := range seen.Containers {
@@ -85,6 +82,7 @@ func (w *Worker) observe(ctx context.Context) (*plan.Observed, error) {
 			c.Probes = w.cfg.Probes.Results(pod, spec, c)
 		}
 	}
+	w.observeResize(pod, seen, limits.Pod)
 	seen.Images = maps.Clone(w.memory.images)
 	seen.Failures = maps.Clone(w.memory.failures)
 	seen.Backoff = maps.Clone(w.memory.backoff)
@@ -122,7 +120,7 @@ func sandbox(s *runtimeapi.PodSandboxStatus) plan.Sandbox {
 }
 
 // container converts an engine's status. The attempt number is the restart count, as the kubelet records it.
-func (w *Worker) container(pod *v1.Pod, sandboxID string, s *runtimeapi.ContainerStatus) plan.Container {
+func (w *Worker) container(pod *v1.Pod, sandboxID string, s *runtimeapi.ContainerStatus, limits Limits) plan.Container {
 	out := plan.Container{
 		ID: s.Id, Name: s.GetMetadata().GetName(), Attempt: int(s.GetMetadata().GetAttempt()), SandboxID: sandboxID,
 		CreatedAt: instant(s.CreatedAt), StartedAt: instant(s.StartedAt), FinishedAt: instant(s.FinishedAt),
@@ -161,8 +159,7 @@ func (w *Worker) container(pod *v1.Pod, sandboxID string, s *runtimeapi.Containe
 	out.Changed = spec != nil && s.Annotations[hashKey] != "" && s.Annotations[hashKey] != containerconfig.Hash(spec)
 	if out.State == plan.Running && spec != nil {
 		out.Resources = enforced(spec, s.GetResources().GetLinux())
-		wanted, _ := w.cfg.Specs.Resources(pod, spec)
-		out.Resize = difference(s.GetResources().GetLinux(), wanted)
+		out.Resize = difference(s.GetResources().GetLinux(), limits.Containers[out.Name])
 	}
 	return out
 }

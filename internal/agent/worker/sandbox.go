@@ -31,6 +31,7 @@ func (w *Worker) createSandbox(ctx context.Context, pod *v1.Pod, a plan.CreateSa
 	switch {
 	case err == nil:
 		w.succeed("")
+		w.actuated(config.GetLinux().GetResources())
 	case ctx.Err() == nil: // else the Pod is ending: not a failure
 		message := grpcstatus.Convert(err).Message()
 		w.fail("", "FailedCreatePodSandBox", message)

@@ -100,6 +100,7 @@ func (w *Worker) create(ctx context.Context, pod *v1.Pod, spec *v1.Container, se
 		}
 		return "", false
 	}
+	w.actuatedMemory(spec)
 	w.event(pod, spec, v1.EventTypeNormal, "Created", "Container created")
 	return r.ContainerId, true
 }

@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/record"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
 
 	"peapod.dev/peapod/internal/agent/hook"
 	"peapod.dev/peapod/internal/agent/plan"
@@ -42,8 +43,6 @@ type Config struct {
 	// Credentials returns what to try when pulling the image for the Pod, best first; none means anonymous. missing names
 	// the pull secrets that cannot be had.
 	Credentials func(ctx context.Context, pod *v1.Pod, image string) (found []*runtimeapi.AuthConfig, missing []string, err error)
-	// Fits tells whether the node can grant what the Pod asks for now; else why it is pending (field conditions, PodResizePending).
-	Fits func(pod *v1.Pod) (pending *plan.Failure)
 	// MaxRestartPeriod is the longest restart back-off; zero means plan.BackoffMax.
 	MaxRestartPeriod time.Duration
 	// PodDir is the folder of the Pod's own state.
@@ -72,8 +71,14 @@ type Specs interface {
 	// Handler is the runtime handler that the Pod's RuntimeClass names, empty for the default.
 	Handler(ctx context.Context, pod *v1.Pod) (string, error)
 	Container(ctx context.Context, pod *v1.Pod, c *v1.Container, a Attempt) (*runtimeapi.ContainerConfig, error)
-	// Resources are the limits that the container's spec, and the Pod's as a whole, amount to.
-	Resources(pod *v1.Pod, c *v1.Container) (container, sandbox *runtimeapi.LinuxContainerResources)
+	// Limits are what the resources in the Pod's spec amount to.
+	Limits(pod *v1.Pod) Limits
+}
+
+// Limits are those of a Pod as a whole and of its containers by name (init and app), as the engine takes them.
+type Limits struct {
+	Pod        *runtimeapi.LinuxContainerResources
+	Containers map[string]*runtimeapi.LinuxContainerResources
 }
 
 // Attempt is what distinguishes one attempt of a container.
@@ -104,13 +109,14 @@ type Worker struct {
 	log  *slog.Logger
 	mail chan struct{}
 
-	mu     sync.Mutex
-	pod    *v1.Pod
-	gone   bool
-	memory memory
-	ops    map[string]*operation
-	report reporter
-	wg     sync.WaitGroup
+	mu        sync.Mutex
+	pod       *v1.Pod
+	gone      bool
+	memory    memory
+	resources resources
+	ops       map[string]*operation
+	report    reporter
+	wg        sync.WaitGroup
 
 	filling sync.Mutex // held while volumes are set up, updated or torn down
 }
@@ -154,6 +160,7 @@ func New(cfg Config, pod *v1.Pod) *Worker {
 		w.memory.start = pod.Status.StartTime.Time
 	}
 	w.memory.volumes.TornDown = !cfg.Volumes.Present(pod.UID)
+	w.resources.restore(pod)
 	w.Poke()
 	return w
 }
@@ -162,6 +169,7 @@ func New(cfg Config, pod *v1.Pod) *Worker {
 func (w *Worker) Update(pod *v1.Pod) {
 	w.mu.Lock()
 	w.pod = pod
+	w.resources.revert(pod)
 	w.mu.Unlock()
 	w.Poke()
 }
@@ -209,6 +217,20 @@ func (w *Worker) Pod() *v1.Pod {
 	return pod
 }
 
+// Weight returns the Pod as it weighs on the node: what it has been granted, with the status that this agent knows. It is
+// nil when the Pod holds nothing any more because it has ended, or because its API object is gone: what is left of it then
+// ends soon, and the scheduler has given its place away. The Pod is read-only.
+func (w *Worker) Weight() *v1.Pod {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.gone || podutil.IsPodPhaseTerminal(w.report.old.Phase) {
+		return nil
+	}
+	pod := *w.resources.granted.Apply(w.pod)
+	pod.Status = w.report.old
+	return &pod
+}
+
 // Seen returns the last observation, nil before the first.
 func (w *Worker) Seen() *plan.Observed {
 	w.mu.Lock()
@@ -252,11 +274,8 @@ func (w *Worker) step(ctx context.Context) (wake time.Time, empty bool) {
 		}
 		return time.Now().Add(time.Second), false
 	}
-	w.mu.Lock()
-	pod := w.pod
-	w.mu.Unlock()
-	now := time.Now()
-	d := plan.Plan(pod, seen, now)
+	pod, now := w.Granted(), time.Now()
+	d := plan.Plan(w.final(pod), seen, now)
 	if d.End != nil {
 		w.End(*d.End)
 		if pod.Status.Phase != v1.PodFailed {
@@ -283,6 +302,20 @@ func (w *Worker) step(ctx context.Context) (wake time.Time, empty bool) {
 		wake = held
 	}
 	return wake, d.Empty && len(seen.InFlight) == 0
+}
+
+// final returns the Pod with a terminal phase that this agent has found, though the API may not know it yet: it is never
+// taken back, whatever is seen later.
+func (w *Worker) final(pod *v1.Pod) *v1.Pod {
+	w.mu.Lock()
+	phase := w.report.old.Phase
+	w.mu.Unlock()
+	if !podutil.IsPodPhaseTerminal(phase) || podutil.IsPodPhaseTerminal(pod.Status.Phase) {
+		return pod
+	}
+	out := *pod
+	out.Status.Phase = phase
+	return &out
 }
 
 // probe tells the prober which containers run.

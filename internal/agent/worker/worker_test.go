@@ -15,13 +15,14 @@ import (
 	grpcstatus "google.golang.org/grpc/status"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
+	k8stesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/record"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"peapod.dev/peapod/internal/agent/hook"
-	"peapod.dev/peapod/internal/agent/plan"
 )
 
 // bench is one Worker in a bubble of its own time, over fakes.
@@ -61,7 +62,6 @@ func run(t *testing.T, edit func(*v1.Pod), body func(*bench)) {
 			Credentials: func(context.Context, *v1.Pod, string) ([]*runtimeapi.AuthConfig, []string, error) {
 				return nil, []string{"gone"}, nil
 			},
-			Fits:   func(*v1.Pod) *plan.Failure { return nil },
 			PodDir: func(types.UID) string { return dir }, Log: slog.New(slog.DiscardHandler),
 		}
 		b.start(config)
@@ -346,5 +346,55 @@ func TestNothingIsLeftOfAPodThatIsGone(t *testing.T) {
 		if len(b.engine.sandboxes)+len(b.engine.containers) != 0 {
 			t.Errorf("left: %v %v", b.engine.sandboxes, b.engine.containers)
 		}
+	})
+}
+
+// The end of the agent is not the end of its containers, not even of one whose preStop hook runs.
+func TestTheAgentsEndStopsNothing(t *testing.T) {
+	run(t, lifecycle, func(b *bench) {
+		b.engine.hook = time.Minute
+		b.pass(time.Minute)
+		b.remove(600)
+		b.end()
+		for _, line := range b.engine.log {
+			if strings.HasPrefix(line, "stop") {
+				t.Errorf("the engine did %q", line)
+			}
+		}
+	})
+}
+
+// A terminal phase that the API could not be told is terminal all the same, whatever becomes of the records.
+func TestATerminalPhaseIsFinalBeforeItIsReported(t *testing.T) {
+	run(t, func(p *v1.Pod) { p.Spec.RestartPolicy = v1.RestartPolicyOnFailure }, func(b *bench) {
+		b.client.PrependReactor("update", "pods", func(k8stesting.Action) (bool, runtime.Object, error) { return true, nil, errors.New("no answer") })
+		b.engine.exit("app-0", 0)
+		b.pass(0)
+		b.engine.mu.Lock()
+		b.engine.sandboxes, b.engine.containers = nil, nil
+		b.engine.mu.Unlock()
+		b.worker.Poke()
+		b.pass(time.Minute)
+		b.wantLog("sandbox", "create app-0", "start app-0", "stop sandbox")
+		if s := b.status(); s.Phase != v1.PodSucceeded {
+			t.Errorf("phase is %s", s.Phase)
+		}
+	})
+}
+
+// What an operation has done that ends while the engine is asked may not be in the answer: it is not done again.
+func TestATornObservationStartsNothingTwice(t *testing.T) {
+	run(t, nil, func(b *bench) {
+		b.engine.mu.Lock()
+		b.engine.createTakes = 10 * time.Millisecond
+		b.engine.mu.Unlock()
+		b.engine.exit("app-0", 1)
+		b.pass(5 * time.Millisecond)
+		b.engine.mu.Lock()
+		b.engine.listTakes = 10 * time.Millisecond
+		b.engine.mu.Unlock()
+		b.worker.Poke()
+		b.pass(time.Second)
+		b.wantLog("sandbox", "create app-0", "start app-0", "create app-1", "start app-1")
 	})
 }

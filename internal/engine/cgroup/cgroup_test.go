@@ -174,6 +174,14 @@ func TestLife(t *testing.T) {
 				}
 			}
 
+			// Memory and swap bound each other; both grow and shrink in one update.
+			for _, mb := range []int64{32, 64, 16} {
+				r := &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: mb << 20, MemorySwapLimitInBytes: mb << 20}
+				if err := h.Update(pod, r); err != nil {
+					t.Errorf("with %d MiB: %v", mb, err)
+				}
+			}
+
 			// A shell that ignores TERM, with a child, in a group below.
 			if err := h.Create(pod+"/c", nil); err != nil {
 				t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -20,6 +21,7 @@ const defaultPeriod = 100000
 type setting struct {
 	controller, file, value string
 	optional                bool // log instead of failing when the kernel refuses
+	again                   bool // once more after the others, when the kernel finds it invalid
 }
 
 // Update applies what r sets (zero: leave as it is; -1: no limit) to the group at path. Limits of a controller that the
@@ -32,13 +34,18 @@ func (h *Hierarchy) Update(path string, r *runtimeapi.LinuxContainerResources) e
 	if h.mode == V2 {
 		settings = settingsV2
 	}
-	for _, s := range settings(r) {
+	all := settings(r)
+	for i := 0; i < len(all); i++ {
+		s := all[i]
 		dir, err := h.dir(s.controller, path), fs.ErrNotExist
 		if dir != "" {
 			err = write(dir, s.file, s.value)
 		}
 		switch {
 		case err == nil:
+		case s.again && errors.Is(err, unix.EINVAL):
+			s.again = false
+			all = append(all, s)
 		case s.optional || errors.Is(err, fs.ErrNotExist) && !h.gone(path):
 			h.log.Warn("cannot apply a cgroup limit", "cgroup", path, "file", s.file, "value", s.value, "err", err)
 		default:
@@ -60,6 +67,9 @@ func settingsV1(r *runtimeapi.LinuxContainerResources) []setting {
 	add("cpu", "cpu.cfs_quota_us", r.CpuQuota)
 	add("memory", "memory.limit_in_bytes", r.MemoryLimitInBytes)
 	if r.MemorySwapLimitInBytes != 0 { // a kernel without swap accounting lacks the file
+		if r.MemoryLimitInBytes != 0 {
+			all[len(all)-1].again = true // memory is never above memory and swap, so the larger one grows first
+		}
 		add("memory", "memory.memsw.limit_in_bytes", r.MemorySwapLimitInBytes)
 		all[len(all)-1].optional = true
 	}
