@@ -146,6 +146,23 @@ func (i *Instance) PID() int {
 	return i.daemon.Process.Pid
 }
 
+// Ended tells, without waiting, whether the daemon that was up has ended by itself, and how.
+func (i *Instance) Ended() (ended bool, err error) {
+	select {
+	case err := <-i.done:
+		i.daemon = nil
+		return true, err
+	default:
+		return false, nil
+	}
+}
+
+// Cgroup is the path of the instance's control group, below which all its Pods are.
+func (i *Instance) Cgroup() string {
+	sum := sha256.Sum256([]byte(i.DataDir()))
+	return "/peapod-" + hex.EncodeToString(sum[:4])
+}
+
 // Log is what the daemon has written to standard error since the last Up.
 func (i *Instance) Log() string {
 	if i.log == nil {
@@ -194,13 +211,12 @@ func (i *Instance) Down(ctx context.Context) error {
 // left is an error that names what is still on the machine of the instance: links, rules, control groups (whose names
 // have the hash of the data folder) and mounts (which are below Dir).
 func (i *Instance) left() error {
-	sum := sha256.Sum256([]byte(i.DataDir()))
-	id := hex.EncodeToString(sum[:4])
+	id := strings.TrimPrefix(i.Cgroup(), "/peapod-")
 	script := `ip -o link | grep -o "pea-$1"
 		nft list tables | grep "pea-$1"
 		find /sys/fs/cgroup -type d -name "peapod-$1"
-		awk '{ print $5 }' /proc/self/mountinfo | grep "^$2/"`
-	out, _ := exec.Command("sh", "-c", script, "sh", id, i.Dir).Output() // grep fails when nothing is left
+		awk '{ print $5 }' /proc/self/mountinfo | grep "^$2/" | grep -vx "$3"` // what may be mounted there is the test's
+	out, _ := exec.Command("sh", "-c", script, "sh", id, i.Dir, i.DataDir()).Output() // grep fails when nothing is left
 	if len(out) > 0 {
 		return fmt.Errorf("peapod down has left on the machine:\n%s", out)
 	}

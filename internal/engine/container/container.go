@@ -22,6 +22,7 @@ import (
 	"peapod.dev/peapod/internal/engine/conmon"
 	"peapod.dev/peapod/internal/engine/ociruntime"
 	"peapod.dev/peapod/internal/engine/record"
+	"peapod.dev/peapod/internal/fault"
 )
 
 // Reasons and exit codes, as upstream spells them.
@@ -95,6 +96,7 @@ type Container struct {
 	status Status
 	init   *os.File        // pidfd of the first process
 	follow *conmon.Monitor // nil unless running
+	leave  func()          // ends the wait for the end of what a lost monitor left; nil unless followed
 	asked  bool            // the stop signal was sent
 
 	exited  chan struct{} // closed when the state is exited
@@ -117,6 +119,7 @@ func Create(env *Environment, r Record, runtime *ociruntime.Runtime) (*Container
 	if err != nil {
 		return nil, fmt.Errorf("cannot record container: %w", err)
 	}
+	fault.Point("container recorded")
 	c.durable = record.StartSync(c.file("container.json"))
 	return c, nil
 }
@@ -177,12 +180,14 @@ func (c *Container) Start(ctx context.Context, durable func() error) error {
 		c.failed(context.WithoutCancel(ctx), err)
 		return err
 	}
+	fault.Point("runtime started container")
 	c.mu.Lock()
 	c.follow = m
 	c.mu.Unlock()
 	c.set(func(s *Status) {
 		s.State, s.StartedAt, s.PID = runtimeapi.ContainerState_CONTAINER_RUNNING, time.Now().UnixNano(), m.ContainerPID
 	})
+	fault.Point("start recorded")
 	c.env.Changed(c, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT)
 	c.env.following.Go(func() { c.followMonitor(m) })
 	return nil
@@ -196,6 +201,7 @@ func (c *Container) start(ctx context.Context, durable func() error) (*conmon.Mo
 	if err != nil {
 		return nil, err
 	}
+	fault.Point("runtime created container")
 	if err = c.openInit(m.ContainerPID); err == nil {
 		if err = errors.Join(c.durable.Wait(), durable()); err == nil {
 			err = c.runtime.Start(ctx, c.ID)
@@ -242,22 +248,34 @@ func (c *Container) abandon(ctx context.Context) {
 
 // followMonitor reports the exit of the running container, then clears up.
 func (c *Container) followMonitor(m *conmon.Monitor) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	c.mu.Lock()
+	c.leave = cancel
+	c.mu.Unlock()
 	if m.Wait() != nil {
 		return // closed: the engine leaves the container to its next process
 	}
 	m.Close()
-	c.finish()
+	c.finish(ctx)
 }
 
-// finish records how the container ended. Its monitor has ended.
-func (c *Container) finish() {
+// finish records how the container ended. Its monitor has ended. When ctx ends before the container's last process has,
+// the container is left as it was, to the engine's next process.
+func (c *Container) finish(ctx context.Context) {
+	fault.Point("container ended")
 	log := c.env.Log.With("container", c.ID)
 	exit, err := conmon.ReadExit(c.Bundle())
 	lost := err != nil
+	if lost {
+		log.Warn("a container has lost its monitor, so it is killed and its exit code is not known", "error", err)
+	}
 	// Without its monitor a container is lost; with its first process gone, what is left of it in a shared PID
-	// namespace goes too.
+	// namespace goes too. It has not ended before all of it has: the next attempt must not run beside it.
 	if lost || c.SharesPID {
-		if err := c.env.Cgroups.Kill(c.Cgroup); err != nil {
+		if err := c.env.Cgroups.End(ctx, c.Cgroup); ctx.Err() != nil {
+			return
+		} else if err != nil {
 			log.Error("cannot kill what a container left", "error", err)
 		}
 	}
@@ -280,11 +298,13 @@ func (c *Container) finish() {
 		}
 		s.ExitCode, s.FinishedAt = exit.Code, max(exit.At.UnixNano(), s.StartedAt)
 	})
+	fault.Point("exit recorded")
 	c.env.Changed(c, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT)
 	close(c.exited)
 	if err := c.runtime.Delete(context.Background(), c.ID); err != nil {
 		log.Error("cannot delete an exited container", "error", err)
 	}
+	fault.Point("runtime deleted container")
 	c.closeInit()
 	close(c.cleaned)
 }
