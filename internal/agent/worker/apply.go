@@ -34,8 +34,9 @@ func (op *operation) letGo() {
 const holdOff = time.Second
 
 // apply begins what the plan wants and cancels what it wants no longer. It returns when to look again
-// because of actions held back, zero if there are none.
-func (w *Worker) apply(ctx context.Context, pod *v1.Pod, actions []plan.Action, now time.Time) (wake time.Time) {
+// because of actions held back, zero if there are none. What was in flight when the plan's observation began and has ended
+// since is not begun anew: the plan may not have seen its effect, and the Worker looks again anyway.
+func (w *Worker) apply(ctx context.Context, pod *v1.Pod, actions []plan.Action, inFlight map[string]bool, now time.Time) (wake time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	wanted := make(map[string]bool, len(actions))
@@ -51,6 +52,9 @@ func (w *Worker) apply(ctx context.Context, pod *v1.Pod, actions []plan.Action, 
 					op.letGo()
 				}
 			}
+			continue
+		}
+		if inFlight[key] {
 			continue
 		}
 		if until := w.memory.held[key]; now.Before(until) {

@@ -251,8 +251,7 @@ func TestPreStopOfAPodThatIsGone(t *testing.T) {
 		})
 		b.end()
 		b.pod = &v1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "ns", UID: "uid"}}
-		b.start(b.worker.cfg)
-		b.worker.Delete()
+		b.start(b.worker.cfg, (*Worker).Delete)
 		b.pass(0)
 		b.wantCount("hook app-0 bye", 1)
 		b.wantCount("remove sandbox", 1)
@@ -376,5 +375,19 @@ func TestStopSignalIsShownAsTheAPISpellsIt(t *testing.T) {
 				t.Errorf("%s is shown as %v, want %s", signal, c.StopSignal, want)
 			}
 		}
+	})
+}
+
+// An operation that ends while the engine is asked may not show in the answer: its action is not begun a second time.
+func TestWhatEndedDuringAnObservationIsNotBegunAnew(t *testing.T) {
+	run(t, nil, func(b *bench) {
+		b.end()
+		stop := plan.StopSandbox{ID: "s0"}
+		b.worker.apply(b.t.Context(), b.pod, []plan.Action{stop}, map[string]bool{stop.Key(): true}, time.Now())
+		b.pass(0)
+		b.wantCount("stop sandbox", 0)
+		b.worker.apply(b.t.Context(), b.pod, []plan.Action{stop}, nil, time.Now())
+		b.pass(0)
+		b.wantCount("stop sandbox", 1)
 	})
 }

@@ -25,7 +25,7 @@ const (
 
 // observe builds the snapshot that the planner works on.
 func (w *Worker) observe(ctx context.Context) (*plan.Observed, error) {
-	seen := &plan.Observed{}
+	seen := &plan.Observed{InFlight: w.inFlight()}
 	selector := map[string]string{uidLabel: string(w.uid)}
 	sandboxes, err := w.cfg.Engine.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{Filter: &runtimeapi.PodSandboxFilter{LabelSelector: selector}})
 	if err != nil {
@@ -91,12 +91,20 @@ func (w *Worker) observe(ctx context.Context) (*plan.Observed, error) {
 	seen.Renew = maps.Clone(w.memory.renew)
 	seen.Volumes = w.memory.volumes
 	seen.StartTime, seen.Ended, seen.Gone = w.memory.start, w.memory.ended, w.gone
-	seen.InFlight = make(map[string]bool, len(w.ops))
-	for key := range w.ops {
-		seen.InFlight[key] = true
-	}
 	w.memory.lastSeen = seen
 	return seen, nil
+}
+
+// inFlight has the keys of the operations under way. It is asked before the engine is: of one that ends in between it is
+// not known whether its effect was seen, and it pokes the Worker to look again.
+func (w *Worker) inFlight() map[string]bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	keys := make(map[string]bool, len(w.ops))
+	for key := range w.ops {
+		keys[key] = true
+	}
+	return keys
 }
 
 func sandbox(s *runtimeapi.PodSandboxStatus) plan.Sandbox {

@@ -265,7 +265,7 @@ func (w *Worker) step(ctx context.Context) (wake time.Time, empty bool) {
 		seen.Ended = d.End
 	}
 	w.probe(pod, seen, d)
-	held := w.apply(ctx, pod, d.Actions, now)
+	held := w.apply(ctx, pod, d.Actions, seen.InFlight, now)
 	if !d.Finished {
 		w.refresh(ctx, pod)
 	}

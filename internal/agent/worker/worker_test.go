@@ -71,8 +71,12 @@ func run(t *testing.T, edit func(*v1.Pod), body func(*bench)) {
 	})
 }
 
-func (b *bench) start(config Config) {
+// start runs a new worker, which prepare sees first.
+func (b *bench) start(config Config, prepare ...func(*Worker)) {
 	b.worker = New(config, b.pod)
+	for _, p := range prepare {
+		p(b.worker)
+	}
 	ctx, cancel := context.WithCancel(b.t.Context())
 	done := make(chan struct{})
 	w := b.worker
