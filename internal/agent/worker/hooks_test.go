@@ -379,6 +379,7 @@ func TestStopSignalIsShownAsTheAPISpellsIt(t *testing.T) {
 // An operation that ends while the engine is asked may not show in the answer: its action is not begun a second time.
 func TestWhatEndedDuringAnObservationIsNotBegunAnew(t *testing.T) {
 	run(t, nil, func(b *bench) {
+		b.end()
 		stop := plan.StopSandbox{ID: "s0"}
 		b.worker.apply(b.t.Context(), b.pod, []plan.Action{stop}, map[string]bool{stop.Key(): true}, time.Now())
 		b.pass(0)
