@@ -27,7 +27,7 @@ type rule struct {
 
 var rules = []rule{
 	{
-		from: "engine", forbids: []string{"internal"}, allows: []string{"internal/engine", "internal/version"},
+		from: "engine", forbids: []string{"internal"}, allows: []string{"internal/engine", "internal/version", "internal/fault"},
 		reason: "the engine knows Pods as CRI messages only, so that crictl, critest and other agents can judge it",
 	},
 	{
@@ -36,7 +36,7 @@ var rules = []rule{
 		reason: "the engine speaks CRI v1: Kubernetes API types end at the agent",
 	},
 	{
-		from: "agent", forbids: []string{"internal"}, allows: []string{"internal/agent", "internal/version"},
+		from: "agent", forbids: []string{"internal"}, allows: []string{"internal/agent", "internal/version", "internal/fault"},
 		reason: "the agent meets the engine through CRI, and the scheduler and the controllers through the API",
 	},
 	{

@@ -13,6 +13,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"peapod.dev/peapod/internal/engine/container"
+	"peapod.dev/peapod/internal/fault"
 )
 
 // StartContainer runs a created container. When that fails, the container has exited with code 128 and reason StartError.
@@ -80,6 +81,7 @@ func (e *Engine) discard(ctx context.Context, c *container.Container) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
+	fault.Point("root filesystem deleted")
 	if err := c.Remove(); err != nil {
 		return fmt.Errorf("cannot remove container %s: %w", c.ID, err)
 	}

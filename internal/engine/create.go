@@ -22,6 +22,7 @@ import (
 	"peapod.dev/peapod/internal/engine/ocispec"
 	"peapod.dev/peapod/internal/engine/record"
 	"peapod.dev/peapod/internal/engine/sandbox"
+	"peapod.dev/peapod/internal/fault"
 )
 
 func containerName(sandboxID string, m *runtimeapi.ContainerMetadata) string {
@@ -79,10 +80,12 @@ func (e *Engine) createContainer(ctx context.Context, s *sandbox.Sandbox, id str
 	if err := e.images.CreateRootfs(id, img); err != nil {
 		return err
 	}
+	fault.Point("root filesystem created")
 	rootfs, err := e.images.MountRootfs(id)
 	if err != nil {
 		return err
 	}
+	fault.Point("root filesystem mounted")
 	spec, err := e.buildSpec(s, &r, config, img, rootfs)
 	if err != nil {
 		return err
@@ -90,6 +93,7 @@ func (e *Engine) createContainer(ctx context.Context, s *sandbox.Sandbox, id str
 	if err := writeSpec(e.containers.Bundle(id), spec); err != nil {
 		return err
 	}
+	fault.Point("bundle written")
 	c, err := container.Create(e.containers, r, e.runtimeFor(s.Handler))
 	if err != nil {
 		return err

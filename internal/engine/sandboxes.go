@@ -16,6 +16,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"peapod.dev/peapod/internal/engine/sandbox"
+	"peapod.dev/peapod/internal/fault"
 )
 
 func sandboxName(m *runtimeapi.PodSandboxMetadata) string {
@@ -59,6 +60,7 @@ func (e *Engine) runSandbox(ctx context.Context, r sandbox.Record) error {
 	if err := e.cgroups.Create(r.CgroupParent, r.Config.GetLinux().GetResources()); err != nil {
 		return fmt.Errorf("cannot create the Pod's cgroup: %w", err)
 	}
+	fault.Point("pod cgroup made")
 	s, err := sandbox.Create(ctx, e.sandboxes, r, e.runtimeFor(r.Handler))
 	if err != nil {
 		return errors.Join(err, e.removeCgroup(context.WithoutCancel(ctx), r))
@@ -132,6 +134,7 @@ func (e *Engine) removeSandbox(ctx context.Context, s *sandbox.Sandbox) error {
 	if err := e.removeCgroup(ctx, s.Record); err != nil {
 		return err
 	}
+	fault.Point("pod cgroup removed")
 	if err := s.Remove(); err != nil {
 		return fmt.Errorf("cannot remove sandbox %s: %w", s.ID, err)
 	}

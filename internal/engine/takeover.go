@@ -11,6 +11,7 @@ import (
 
 	"peapod.dev/peapod/internal/engine/container"
 	"peapod.dev/peapod/internal/engine/sandbox"
+	"peapod.dev/peapod/internal/fault"
 )
 
 // takeLock makes this the only engine on its folders, until it ends in whatever way.
@@ -45,9 +46,11 @@ func (e *Engine) takeOver(ctx context.Context) error {
 		}
 		e.registry.addSandbox(s)
 	}
+	fault.Point("sandboxes taken over")
 	if err := e.takeOverContainers(ctx); err != nil {
 		return err
 	}
+	fault.Point("containers taken over")
 	for _, s := range broken {
 		e.log.Warn("removing a sandbox whose making was interrupted", "sandbox", s.ID)
 		if err := e.removeSandbox(ctx, s); err != nil {
@@ -60,7 +63,9 @@ func (e *Engine) takeOver(ctx context.Context) error {
 			live = append(live, s.ID)
 		}
 	}
-	return e.network.Reconcile(ctx, live)
+	err = e.network.Reconcile(ctx, live)
+	fault.Point("network reconciled")
+	return err
 }
 
 func (e *Engine) takeOverContainers(ctx context.Context) error {

@@ -146,6 +146,23 @@ func (i *Instance) PID() int {
 	return i.daemon.Process.Pid
 }
 
+// Ended tells, without waiting, whether the daemon that was up has ended by itself, and how.
+func (i *Instance) Ended() (ended bool, err error) {
+	select {
+	case err := <-i.done:
+		i.daemon = nil
+		return true, err
+	default:
+		return false, nil
+	}
+}
+
+// Cgroup is the path of the instance's control group, below which all its Pods are.
+func (i *Instance) Cgroup() string {
+	sum := sha256.Sum256([]byte(i.DataDir()))
+	return "/peapod-" + hex.EncodeToString(sum[:4])
+}
+
 // Log is what the daemon has written to standard error since the last Up.
 func (i *Instance) Log() string {
 	if i.log == nil {

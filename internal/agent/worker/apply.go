@@ -8,6 +8,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 
 	"peapod.dev/peapod/internal/agent/plan"
+	"peapod.dev/peapod/internal/fault"
 )
 
 // operation is one action being carried out.
@@ -104,7 +105,9 @@ func (w *Worker) begin(ctx context.Context, pod *v1.Pod, a plan.Action) {
 		defer w.wg.Done()
 		defer cancel()
 		begun := time.Now()
+		fault.Point("before", a)
 		err := w.do(ctx, pod, a, op)
+		fault.Point("after", a)
 		w.log.Debug("action ended", "action", a.String(), "took", time.Since(begun))
 		w.mu.Lock()
 		delete(w.ops, a.Key())

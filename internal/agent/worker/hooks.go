@@ -13,6 +13,7 @@ import (
 
 	"peapod.dev/peapod/internal/agent/hook"
 	"peapod.dev/peapod/internal/agent/plan"
+	"peapod.dev/peapod/internal/fault"
 )
 
 // The hooks of a container, as the names of their records end.
@@ -147,7 +148,9 @@ func (w *Worker) postStart(ctx context.Context, pod *v1.Pod, spec *v1.Container,
 		return
 	}
 	w.beginHook(pod, spec, id, postStartHook)
+	fault.Point("postStart begun")
 	cause, err := w.cfg.Hooks.Run(ctx, w.call(pod, spec, id, spec.Lifecycle.PostStart))
+	fault.Point("postStart returned")
 	switch {
 	case err == nil:
 		w.endHook(spec, id, postStartHook, hookSucceeded)
@@ -193,6 +196,7 @@ func (w *Worker) preStop(ctx context.Context, pod *v1.Pod, spec *v1.Container, k
 	if a.Cause != plan.Completed || w.completion(ctx, a.ID) == nil { // else it has outlived the daemon and goes on
 		w.beginHook(pod, spec, a.ID, preStopHook)
 	}
+	fault.Point("preStop begun")
 	inner, cancel := context.WithCancel(ctx)
 	ended := make(chan hookResult, 1)
 	go func() {
@@ -200,6 +204,7 @@ func (w *Worker) preStop(ctx context.Context, pod *v1.Pod, spec *v1.Container, k
 		ended <- hookResult{cause, err}
 	}()
 	r, over := k.await(ended)
+	fault.Point("preStop returned")
 	switch {
 	case ctx.Err() != nil: // the next daemon sees to it
 		cancel()

@@ -14,6 +14,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
+
+	"peapod.dev/peapod/internal/fault"
 )
 
 // reporter sends the newest status only, one request in flight.
@@ -68,7 +70,9 @@ func (w *Worker) publish(ctx context.Context, pod *v1.Pod, s v1.PodStatus, recla
 		if remove {
 			err = w.remove(ctx, pod)
 		} else {
+			fault.Point("before status")
 			updated, err = w.send(ctx, base, s)
+			fault.Point("after status")
 			if err == nil && reclaimed && pod.DeletionTimestamp != nil && podutil.IsPodPhaseTerminal(s.Phase) {
 				err = w.remove(ctx, pod)
 				remove = true
@@ -145,9 +149,11 @@ func resourceVersion(pod *v1.Pod) uint64 {
 
 func (w *Worker) remove(ctx context.Context, pod *v1.Pod) error {
 	zero := int64(0)
+	fault.Point("before delete")
 	err := w.cfg.Client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{
 		GracePeriodSeconds: &zero, Preconditions: metav1.NewUIDPreconditions(string(pod.UID)),
 	})
+	fault.Point("after delete")
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		return nil
 	}

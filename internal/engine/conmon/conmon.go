@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"peapod.dev/peapod/internal/engine/ociruntime"
+	"peapod.dev/peapod/internal/fault"
 )
 
 // ErrNotInstalled tells that there is no conmon on the PATH.
@@ -84,6 +85,7 @@ func (c *Conmon) Create(ctx context.Context, config Config) (*Monitor, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot run %s: %w", c.path, err)
 	}
+	fault.Point("monitor started")
 	stop := context.AfterFunc(ctx, func() { read.Close() })
 	defer stop()
 	var created struct {

@@ -22,6 +22,7 @@ import (
 	"peapod.dev/peapod/internal/engine/conmon"
 	"peapod.dev/peapod/internal/engine/ociruntime"
 	"peapod.dev/peapod/internal/engine/record"
+	"peapod.dev/peapod/internal/fault"
 )
 
 // Reasons and exit codes, as upstream spells them.
@@ -117,6 +118,7 @@ func Create(env *Environment, r Record, runtime *ociruntime.Runtime) (*Container
 	if err != nil {
 		return nil, fmt.Errorf("cannot record container: %w", err)
 	}
+	fault.Point("container recorded")
 	c.durable = record.StartSync(c.file("container.json"))
 	return c, nil
 }
@@ -177,12 +179,14 @@ func (c *Container) Start(ctx context.Context, durable func() error) error {
 		c.failed(context.WithoutCancel(ctx), err)
 		return err
 	}
+	fault.Point("runtime started container")
 	c.mu.Lock()
 	c.follow = m
 	c.mu.Unlock()
 	c.set(func(s *Status) {
 		s.State, s.StartedAt, s.PID = runtimeapi.ContainerState_CONTAINER_RUNNING, time.Now().UnixNano(), m.ContainerPID
 	})
+	fault.Point("start recorded")
 	c.env.Changed(c, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT)
 	c.env.following.Go(func() { c.followMonitor(m) })
 	return nil
@@ -196,6 +200,7 @@ func (c *Container) start(ctx context.Context, durable func() error) (*conmon.Mo
 	if err != nil {
 		return nil, err
 	}
+	fault.Point("runtime created container")
 	if err = c.openInit(m.ContainerPID); err == nil {
 		if err = errors.Join(c.durable.Wait(), durable()); err == nil {
 			err = c.runtime.Start(ctx, c.ID)
@@ -251,6 +256,7 @@ func (c *Container) followMonitor(m *conmon.Monitor) {
 
 // finish records how the container ended. Its monitor has ended.
 func (c *Container) finish() {
+	fault.Point("container ended")
 	log := c.env.Log.With("container", c.ID)
 	exit, err := conmon.ReadExit(c.Bundle())
 	lost := err != nil
@@ -280,11 +286,13 @@ func (c *Container) finish() {
 		}
 		s.ExitCode, s.FinishedAt = exit.Code, max(exit.At.UnixNano(), s.StartedAt)
 	})
+	fault.Point("exit recorded")
 	c.env.Changed(c, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT)
 	close(c.exited)
 	if err := c.runtime.Delete(context.Background(), c.ID); err != nil {
 		log.Error("cannot delete an exited container", "error", err)
 	}
+	fault.Point("runtime deleted container")
 	c.closeInit()
 	close(c.cleaned)
 }

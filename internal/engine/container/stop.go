@@ -11,6 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"peapod.dev/peapod/internal/fault"
 )
 
 // Stop ends a running container: its stop signal, then SIGKILL to all of it after grace. It returns when the container
@@ -26,6 +28,7 @@ func (c *Container) Stop(ctx context.Context, grace time.Duration) error {
 		if err := c.ask(); err != nil {
 			return err
 		}
+		fault.Point("stop signal sent")
 		timer := time.NewTimer(grace)
 		defer timer.Stop()
 		select {
@@ -39,6 +42,7 @@ func (c *Container) Stop(ctx context.Context, grace time.Duration) error {
 	if err := c.kill(); err != nil {
 		return err
 	}
+	fault.Point("container killed")
 	select {
 	case <-c.exited:
 		return nil
@@ -191,7 +195,9 @@ func (c *Container) Settle(ctx context.Context) error {
 // Remove deletes the folders of a container that has retired and settled. Idempotent.
 func (c *Container) Remove() error {
 	_ = c.durable.Wait() // its goroutine works in the folder
-	return errors.Join(os.RemoveAll(c.Bundle()), os.RemoveAll(c.dir()))
+	err := os.RemoveAll(c.Bundle())
+	fault.Point("bundle removed")
+	return errors.Join(err, os.RemoveAll(c.dir()))
 }
 
 // Update changes the limits.

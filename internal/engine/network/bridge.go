@@ -15,6 +15,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"peapod.dev/peapod/internal/fault"
 )
 
 // bridge is the built-in network: one link that all Pods of the node are plugged into.
@@ -194,9 +196,11 @@ func (b *bridge) setup(_ context.Context, p Pod) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
+	fault.Point("address taken")
 	if err := b.plug(p.SandboxID, p.NetNS, one.IP); err != nil {
 		return Result{}, err
 	}
+	fault.Point("cable plugged")
 	if b.rules != nil {
 		if err := b.rules.addPorts(one); err != nil {
 			return Result{}, err

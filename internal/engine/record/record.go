@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"peapod.dev/peapod/internal/fault"
 )
 
 // Write replaces the file at path with v as JSON.
@@ -30,6 +32,7 @@ func WriteFile(path string, data []byte, mode os.FileMode) error {
 	_, err = f.Write(data)
 	err = errors.Join(err, f.Chmod(mode), f.Close())
 	if err == nil {
+		fault.Point("record beside")
 		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {

@@ -25,6 +25,7 @@ import (
 	"peapod.dev/peapod/internal/engine/ociruntime"
 	"peapod.dev/peapod/internal/engine/ocispec"
 	"peapod.dev/peapod/internal/engine/record"
+	"peapod.dev/peapod/internal/fault"
 )
 
 // Environment is what sandboxes are made with.
@@ -84,9 +85,11 @@ func Create(ctx context.Context, env *Environment, r Record, runtime *ociruntime
 			err = errors.Join(err, s.Stop(context.WithoutCancel(ctx)), s.Remove())
 		}
 	}()
+	fault.Point("sandbox folders made")
 	if err := record.Write(s.file("sandbox.json"), &r); err != nil {
 		return nil, fmt.Errorf("cannot record sandbox: %w", err)
 	}
+	fault.Point("sandbox recorded")
 	s.durable = record.StartSync(s.file("sandbox.json"))
 
 	hostname := r.Config.GetHostname()
@@ -99,6 +102,7 @@ func Create(ctx context.Context, env *Environment, r Record, runtime *ociruntime
 	if err := makeNamespaces(s.run(), flags, hostname, r.Config.GetLinux().GetSysctls()); err != nil {
 		return nil, err
 	}
+	fault.Point("namespaces made")
 	if err := makeFiles(s.run(), hostname, r.Config, flags[ipcFile] != 0); err != nil {
 		return nil, err
 	}
@@ -108,14 +112,18 @@ func Create(ctx context.Context, env *Environment, r Record, runtime *ociruntime
 			return nil, fmt.Errorf("cannot set up the network of the sandbox: %w", err)
 		}
 		s.status.IPs = result.IPs
+		fault.Point("network set up")
 	}
 	if s.options().GetPid() == runtimeapi.NamespaceMode_POD {
 		if err := s.startInit(ctx); err != nil {
 			return nil, err
 		}
+		fault.Point("sandbox init started")
 	}
 	s.status.Ready = true
-	return s, record.Write(s.file("status.json"), s.status)
+	err = record.Write(s.file("status.json"), s.status)
+	fault.Point("sandbox status recorded")
+	return s, err
 }
 
 func (s *Sandbox) dir() string             { return filepath.Join(s.env.Root, s.ID) }
@@ -199,12 +207,15 @@ func (s *Sandbox) Stop(ctx context.Context) error {
 	if err := record.Write(s.file("status.json"), st); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("cannot record the end of sandbox %s: %w", s.ID, err)
 	}
+	fault.Point("sandbox stop recorded")
 	err := s.stopInit(ctx)
+	fault.Point("sandbox init stopped")
 	if path := s.NetNS(); path != "" {
 		if nerr := s.env.Network.Teardown(ctx, s.ID, path); nerr != nil {
 			return errors.Join(err, fmt.Errorf("cannot take down the network of sandbox %s: %w", s.ID, nerr))
 		}
 	}
+	fault.Point("network taken down")
 	for _, file := range []string{pidFile, netFile, utsFile, ipcFile, "shm"} {
 		err = errors.Join(err, unmountAll(filepath.Join(s.run(), file)))
 	}
@@ -216,5 +227,7 @@ func (s *Sandbox) Remove() error {
 	s.op.Lock()
 	defer s.op.Unlock()
 	_ = s.durable.Wait() // its goroutine works in the folder
-	return errors.Join(os.RemoveAll(s.run()), os.RemoveAll(s.dir()))
+	err := os.RemoveAll(s.run())
+	fault.Point("sandbox run folder removed")
+	return errors.Join(err, os.RemoveAll(s.dir()))
 }
