@@ -81,16 +81,16 @@ func Plan(pod *v1.Pod, seen *Observed, now time.Time) Decision {
 func run(pod *v1.Pod, seen *Observed, now time.Time, d *Decision) {
 	sandbox := seen.Sandbox()
 	if sandbox == nil || !sandbox.Ready {
-		if sandbox != nil && !mayRunAgain(pod, seen) {
+		if !mayRunAgain(pod, seen) {
 			finish(pod, seen, now, d)
 			return
 		}
 		prepare(pod, seen, now, d)
-		newSandbox(seen, now, d)
+		newSandbox(pod, seen, now, d)
 		return
 	}
 	for _, old := range seen.Sandboxes[1:] {
-		retire(seen, old, d)
+		retire(pod, seen, old, d)
 	}
 	if restartAll(pod, seen, d) {
 		return
@@ -240,13 +240,13 @@ func volumes(seen *Observed, now time.Time, d *Decision) {
 	}
 }
 
-func newSandbox(seen *Observed, now time.Time, d *Decision) {
+func newSandbox(pod *v1.Pod, seen *Observed, now time.Time, d *Decision) {
 	attempt, changed := uint32(0), false
 	for i, s := range seen.Sandboxes {
 		if i == 0 {
 			attempt, changed = s.Attempt+1, true
 		}
-		if retire(seen, s, d) {
+		if retire(pod, seen, s, d) {
 			return // its containers end first
 		}
 	}
@@ -258,12 +258,12 @@ func newSandbox(seen *Observed, now time.Time, d *Decision) {
 	d.add(CreateSandbox{Attempt: attempt, Changed: changed})
 }
 
-// retire ends what still lives in a sandbox that is not the Pod's current one.
-func retire(seen *Observed, s Sandbox, d *Decision) (busy bool) {
+// retire ends what still lives in a sandbox that is not the Pod's current one, as it would end with the Pod.
+func retire(pod *v1.Pod, seen *Observed, s Sandbox, d *Decision) (busy bool) {
 	for i := range seen.Containers {
 		c := &seen.Containers[i]
 		if c.SandboxID == s.ID && (c.State == Running || c.State == Unknown) {
-			d.add(KillContainer{ID: c.ID, Name: c.Name, Cause: Lost, Grace: minimumGrace})
+			d.add(kill(pod, Spec(pod, c.Name), c, Lost, ""))
 			busy = true
 		}
 	}

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"slices"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -14,6 +15,8 @@ const (
 	BackoffMax  = 300 * time.Second
 	// settle is how long an ended container's status is shown before its back-off is, so that a watcher sees both.
 	settle = time.Second
+	// StatusUnknownCode is the exit code that stands for an end which nobody saw (reason ContainerStatusUnknown).
+	StatusUnknownCode = 137
 )
 
 // In tells whether a container that ended at end must still wait at now, and until when.
@@ -65,8 +68,12 @@ func (o *Observed) BackoffSince(name string) time.Time {
 
 // shouldStart tells whether the container is to be started, given its newest attempt in any sandbox.
 func shouldStart(pod *v1.Pod, c *v1.Container, latest *Container) bool {
-	if latest == nil || latest.State != Exited {
-		return latest == nil || latest.State != Running
+	if latest == nil {
+		code, ran := reportedEnd(pod, c.Name) // restarting all of a Pod's containers removes them, too
+		return !ran || podutil.ContainerShouldRestart(*c, pod.Spec, code) || podutil.AllContainersCouldRestart(&pod.Spec)
+	}
+	if latest.State != Exited {
+		return latest.State != Running
 	}
 	return podutil.ContainerShouldRestart(*c, pod.Spec, latest.ExitCode)
 }
@@ -78,6 +85,21 @@ func restarts(pod *v1.Pod, c *v1.Container) bool {
 		return *c.RestartPolicy != v1.ContainerRestartPolicyNever
 	}
 	return pod.Spec.RestartPolicy != v1.RestartPolicyNever
+}
+
+// reportedEnd is the exit code of a container that the Pod's status says has run, for when the engine knows it no more:
+// of one that was running nobody knows how it ended, which the status tells as ContainerStatusUnknown.
+func reportedEnd(pod *v1.Pod, name string) (code int32, ran bool) {
+	s, _ := podutil.GetContainerStatus(pod.Status.ContainerStatuses, name)
+	switch {
+	case s.State.Running != nil:
+		return StatusUnknownCode, true
+	case s.State.Terminated != nil:
+		return s.State.Terminated.ExitCode, true
+	case s.LastTerminationState.Terminated != nil:
+		return s.LastTerminationState.Terminated.ExitCode, true
+	}
+	return 0, false
 }
 
 // start plans the next attempt of a container that is not running.
@@ -141,10 +163,10 @@ func PullFailure(reason string) bool {
 	return reason == "ErrImagePull" || reason == "RegistryUnavailable" || reason == "SignatureValidationFailed"
 }
 
-// mayRunAgain tells whether a Pod whose sandbox died gets a new one.
+// mayRunAgain tells whether a Pod without a living sandbox gets one.
 func mayRunAgain(pod *v1.Pod, seen *Observed) bool {
 	if len(seen.Containers) == 0 {
-		return true
+		return slices.ContainsFunc(pod.Spec.Containers, func(c v1.Container) bool { return shouldStart(pod, &c, nil) })
 	}
 	if pod.Spec.RestartPolicy == v1.RestartPolicyNever {
 		return false

@@ -118,8 +118,6 @@ func TestScripts(t *testing.T) {
 				return strings.Join(delays, " ")
 			case "lose": // lose NAME: the engine cannot tell its state
 				m.seen.Latest(arg(0)).State = plan.Unknown
-			case "vanish": // vanish NAME: the engine knows it no more
-				m.seen.Containers = slices.DeleteFunc(slices.Clone(m.seen.Containers), func(c plan.Container) bool { return c.Name == arg(0) })
 			case "hook": // hook NAME [failed]: its postStart hook returns
 				failed := len(d.CmdArgs) > 1
 				m.seen.Latest(arg(0)).PostStartDone, m.seen.Latest(arg(0)).PostStartFailed = !failed, failed
@@ -147,6 +145,15 @@ func TestScripts(t *testing.T) {
 				m.seen.Failures[arg(0)] = plan.Failure{Reason: "ErrImagePull", At: m.now}
 			case "crash-agent":
 				m.crash()
+			case "vanish": // the engine has forgotten all, or with a NAME that container
+				if len(d.CmdArgs) == 0 {
+					m.seen.Sandboxes = nil
+				}
+				m.seen.Containers = slices.DeleteFunc(slices.Clone(m.seen.Containers), func(c plan.Container) bool {
+					return len(d.CmdArgs) == 0 || c.Name == arg(0)
+				})
+			case "lose-sandbox": // its network namespace is gone, its containers live
+				m.seen.Sandboxes[0].Ready = false
 			case "reboot":
 				m.reboot()
 			default:

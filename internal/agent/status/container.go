@@ -159,7 +159,7 @@ func unlocated() v1.ContainerState {
 	return v1.ContainerState{Terminated: &v1.ContainerStateTerminated{
 		Reason:   containerStatusUnknown,
 		Message:  "The container could not be located when the pod was terminated",
-		ExitCode: 137,
+		ExitCode: plan.StatusUnknownCode,
 	}}
 }
 
@@ -185,7 +185,7 @@ func vanished(pod *v1.Pod, old v1.ContainerStatus, s *v1.ContainerStatus) {
 		s.LastTerminationState.Terminated = &v1.ContainerStateTerminated{
 			Reason:   containerStatusUnknown,
 			Message:  "The container could not be located when the pod was deleted.  The container used to be Running",
-			ExitCode: 137,
+			ExitCode: plan.StatusUnknownCode,
 		}
 		if pod.DeletionTimestamp == nil {
 			s.RestartCount = old.RestartCount + 1

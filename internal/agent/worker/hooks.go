@@ -168,7 +168,7 @@ func (w *Worker) postStart(ctx context.Context, pod *v1.Pod, spec *v1.Container,
 func (w *Worker) preStop(ctx context.Context, pod *v1.Pod, spec *v1.Container, k *killing) (finish func()) {
 	a, _, _ := k.now()
 	nothing := func() {}
-	if spec == nil || spec.Lifecycle == nil || spec.Lifecycle.PreStop == nil || a.Cause == plan.Lost || w.hook(a.ID, preStopHook).end != "" {
+	if spec == nil || spec.Lifecycle == nil || spec.Lifecycle.PreStop == nil || w.hook(a.ID, preStopHook).end != "" {
 		return nothing
 	}
 	if a.Grace == 0 { // no time for it, now or after the container's end

@@ -93,7 +93,7 @@ func (w *Worker) kill(ctx context.Context, pod *v1.Pod, k *killing) error {
 		w.memory.renew[a.Name] = true
 		w.mu.Unlock()
 	}
-	if a.Cause != plan.Lost && a.Cause != plan.Completed {
+	if a.Cause != plan.Completed {
 		w.event(pod, spec, v1.EventTypeNormal, "Killing", "%s", a.Message)
 	}
 	finish := w.preStop(ctx, pod, spec, k)
