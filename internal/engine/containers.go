@@ -26,7 +26,7 @@ func (e *Engine) StartContainer(ctx context.Context, req *runtimeapi.StartContai
 	if err != nil {
 		return nil, err
 	}
-	if !s.Ready() {
+	if s.Check(); !s.Ready() {
 		return nil, grpcstatus.Errorf(codes.FailedPrecondition, "sandbox %s is not ready", s.ID)
 	}
 	err = c.Start(ctx, s.Durable)

@@ -154,6 +154,7 @@ func (e *Engine) PodSandboxStatus(_ context.Context, req *runtimeapi.PodSandboxS
 	if err != nil {
 		return nil, err
 	}
+	s.Check()
 	resp := &runtimeapi.PodSandboxStatusResponse{
 		Status: sandboxStatus(s), ContainersStatuses: e.containerStatuses(s.ID), Timestamp: time.Now().UnixNano(),
 	}

@@ -1,13 +1,17 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"path"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"peapod.dev/peapod/internal/engine/container"
 	"peapod.dev/peapod/internal/engine/sandbox"
@@ -37,12 +41,10 @@ func (e *Engine) takeOver(ctx context.Context) error {
 	var broken []*sandbox.Sandbox
 	for _, id := range ids {
 		s, err := sandbox.Load(e.sandboxes, id, e.runtimeFor)
-		if errors.Is(err, sandbox.ErrIncomplete) {
+		if err != nil {
+			e.log.Warn("removing a sandbox that cannot be taken over", "sandbox", id, "error", err)
 			broken = append(broken, s)
 			continue
-		}
-		if err != nil {
-			return err
 		}
 		e.registry.addSandbox(s)
 	}
@@ -52,7 +54,6 @@ func (e *Engine) takeOver(ctx context.Context) error {
 	}
 	fault.Point("containers taken over")
 	for _, s := range broken {
-		e.log.Warn("removing a sandbox whose making was interrupted", "sandbox", s.ID)
 		if err := e.removeSandbox(ctx, s); err != nil {
 			return err
 		}
@@ -61,7 +62,14 @@ func (e *Engine) takeOver(ctx context.Context) error {
 	for _, s := range e.registry.allSandboxes() {
 		if s.Ready() {
 			live = append(live, s.ID)
+		} else if s.Stopping() && !slices.ContainsFunc(e.registry.containersOf(s.ID), alive) {
+			if err := s.Stop(ctx); err != nil {
+				return err
+			}
 		}
+	}
+	if err := e.removeStrayCgroups(ctx); err != nil {
+		return err
 	}
 	err = e.network.Reconcile(ctx, live)
 	fault.Point("network reconciled")
@@ -81,7 +89,7 @@ func (e *Engine) takeOverContainers(ctx context.Context) error {
 		}
 		_, lonely := e.registry.sandbox(c.SandboxID)
 		if err != nil || lonely != nil {
-			e.log.Warn("removing a container whose making was interrupted", "container", id)
+			e.log.Warn("removing a container that cannot be taken over", "container", id, "error", cmp.Or(err, lonely))
 			if err := errors.Join(c.Stop(ctx, 0), e.discard(ctx, c)); err != nil {
 				return err
 			}
@@ -102,4 +110,53 @@ func (e *Engine) takeOverContainers(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// alive tells whether the container runs.
+func alive(c *container.Container) bool {
+	return c.Status().State == runtimeapi.ContainerState_CONTAINER_RUNNING
+}
+
+// removeStrayCgroups removes the groups, with what runs in them, that belong to no sandbox and no container.
+func (e *Engine) removeStrayCgroups(ctx context.Context) error {
+	groups, err := e.cgroups.Below(e.config.CgroupParent)
+	if err != nil {
+		return err
+	}
+	owned := map[string]bool{} // groups that something has for itself, with all below them
+	above := map[string]bool{} // and those that lead there
+	own := func(group string) {
+		owned[group] = true
+		for ; len(group) > 1; group = path.Dir(group) {
+			above[group] = true
+		}
+	}
+	own(e.monitorCgroup())
+	for _, s := range e.registry.allSandboxes() {
+		own(path.Join(s.CgroupParent, s.ID)) // of its init
+	}
+	for _, c := range e.registry.allContainers() {
+		own(c.Cgroup)
+	}
+	for _, group := range groups {
+		if above[group] || within(group, owned) {
+			continue
+		}
+		e.log.Warn("removing a cgroup that nothing owns", "cgroup", group)
+		if err := e.cgroups.Remove(ctx, group); err != nil {
+			return err
+		}
+		owned[group] = true // what was below it is gone with it
+	}
+	return nil
+}
+
+// within tells whether the group is one of groups, or below one.
+func within(group string, groups map[string]bool) bool {
+	for ; len(group) > 1; group = path.Dir(group) {
+		if groups[group] {
+			return true
+		}
+	}
+	return false
 }

@@ -22,7 +22,7 @@ import (
 
 var (
 	all  = flag.Bool("all", false, "kill at all points, where several come by also at a later one")
-	list = flag.Bool("list", false, "say which points there are")
+	show = flag.Bool("show", false, "say which points there are")
 	only = flag.String("points", "", "kill at these points only, separated by commas: NAME or NAME:N, for the Nth time there")
 )
 
@@ -79,10 +79,10 @@ func TestKill(t *testing.T) {
 	switch {
 	case *only != "":
 		points = strings.Split(*only, ",")
-	case *all || *list:
+	case *all || *show:
 		points = trace(t, pod)
 	}
-	if *list {
+	if *show {
 		t.Log(strings.Join(points, "\n"))
 		return
 	}

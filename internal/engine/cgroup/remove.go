@@ -25,6 +25,24 @@ func (h *Hierarchy) gone(path string) bool {
 	return true
 }
 
+// Below lists the paths of the groups below path, parents first.
+func (h *Hierarchy) Below(path string) ([]string, error) {
+	var paths []string
+	for _, dir := range h.dirs(path) {
+		groups, err := subtree(dir)
+		if err != nil {
+			return nil, fmt.Errorf("cannot list cgroup %s: %w", path, err)
+		}
+		for _, group := range groups {
+			if below, err := filepath.Rel(dir, group); err == nil && below != "." {
+				paths = append(paths, filepath.Join(path, below))
+			}
+		}
+	}
+	slices.Sort(paths)
+	return slices.Compact(paths), nil
+}
+
 // Procs lists the processes in the group at path and below it, sorted. A group that is not there has none.
 func (h *Hierarchy) Procs(path string) ([]int, error) {
 	var pids []int
@@ -79,6 +97,28 @@ func (h *Hierarchy) Kill(path string) error {
 		f.Close()
 	}
 	return err
+}
+
+// End is Kill that returns once nothing runs there any more, or ctx ends: what a killed process holds, such as a port,
+// is free only when it has ended.
+func (h *Hierarchy) End(ctx context.Context, path string) error {
+	h.thaw(path)
+	for {
+		ends, err := h.kill(path)
+		for _, f := range ends {
+			err = errors.Join(err, awaitEnd(ctx, f), f.Close())
+		}
+		if err != nil || len(ends) == 0 {
+			return err
+		}
+	}
+}
+
+// thaw lets a group go that the version 1 freezer holds: its processes do not die before.
+func (h *Hierarchy) thaw(path string) {
+	if dir := h.dir("freezer", path); dir != "" && h.mode != V2 {
+		_ = write(dir, "freezer.state", "THAWED")
+	}
 }
 
 // kill is Kill that returns what to wait on: a descriptor for each process, which the caller closes.
@@ -138,10 +178,7 @@ func (h *Hierarchy) Remove(ctx context.Context, path string) error {
 	if filepath.Clean("/"+path) == "/" {
 		return errors.New("cannot remove cgroup: the path is empty")
 	}
-	// A process that the version 1 freezer holds does not die before it is thawed.
-	if dir := h.dir("freezer", path); dir != "" && h.mode != V2 {
-		_ = write(dir, "freezer.state", "THAWED")
-	}
+	h.thaw(path)
 	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
 		ends, err := h.kill(path)
 		for _, f := range ends {

@@ -96,6 +96,7 @@ type Container struct {
 	status Status
 	init   *os.File        // pidfd of the first process
 	follow *conmon.Monitor // nil unless running
+	leave  func()          // ends the wait for the end of what a lost monitor left; nil unless followed
 	asked  bool            // the stop signal was sent
 
 	exited  chan struct{} // closed when the state is exited
@@ -247,23 +248,34 @@ func (c *Container) abandon(ctx context.Context) {
 
 // followMonitor reports the exit of the running container, then clears up.
 func (c *Container) followMonitor(m *conmon.Monitor) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	c.mu.Lock()
+	c.leave = cancel
+	c.mu.Unlock()
 	if m.Wait() != nil {
 		return // closed: the engine leaves the container to its next process
 	}
 	m.Close()
-	c.finish()
+	c.finish(ctx)
 }
 
-// finish records how the container ended. Its monitor has ended.
-func (c *Container) finish() {
+// finish records how the container ended. Its monitor has ended. When ctx ends before the container's last process has,
+// the container is left as it was, to the engine's next process.
+func (c *Container) finish(ctx context.Context) {
 	fault.Point("container ended")
 	log := c.env.Log.With("container", c.ID)
 	exit, err := conmon.ReadExit(c.Bundle())
 	lost := err != nil
+	if lost {
+		log.Warn("a container has lost its monitor, so it is killed and its exit code is not known", "error", err)
+	}
 	// Without its monitor a container is lost; with its first process gone, what is left of it in a shared PID
-	// namespace goes too.
+	// namespace goes too. It has not ended before all of it has: the next attempt must not run beside it.
 	if lost || c.SharesPID {
-		if err := c.env.Cgroups.Kill(c.Cgroup); err != nil {
+		if err := c.env.Cgroups.End(ctx, c.Cgroup); ctx.Err() != nil {
+			return
+		} else if err != nil {
 			log.Error("cannot kill what a container left", "error", err)
 		}
 	}

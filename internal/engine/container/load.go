@@ -46,12 +46,17 @@ func Load(ctx context.Context, env *Environment, id string, runtime func(handler
 	var r Record
 	err := record.Read(filepath.Join(env.Root, id, "container.json"), &r)
 	c.runtime = runtime(r.Handler)
-	if err != nil || r.ID != id {
+	if err == nil && r.ID != id {
+		err = fmt.Errorf("the record is of container %q", r.ID)
+	}
+	if err != nil {
 		c.abandon(ctx)
-		return c, ErrIncomplete
+		return c, fmt.Errorf("%w: %w", ErrIncomplete, err)
 	}
 	c.Record = r
 	if err := record.Read(c.file("status.json"), &c.status); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		env.Log.Warn("cannot read the status of a container, so it is asked of the runtime", "container", id, "error", err)
+		c.status = Status{}
 		c.status.State = runtimeapi.ContainerState_CONTAINER_UNKNOWN // settled below
 	}
 	if c.status.State == runtimeapi.ContainerState_CONTAINER_EXITED {
@@ -63,8 +68,7 @@ func Load(ctx context.Context, env *Environment, id string, runtime func(handler
 		return c, nil
 	}
 	if _, err := os.Stat(filepath.Join(c.Bundle(), "config.json")); err != nil {
-		c.endedWithMachine()
-		return c, nil
+		return c, c.endedWithMachine(ctx)
 	}
 	m, err := conmon.Find(id, c.Bundle())
 	if err == nil {
@@ -74,8 +78,8 @@ func Load(ctx context.Context, env *Environment, id string, runtime func(handler
 		if c.status.StartedAt == 0 {
 			c.status.StartedAt = c.CreatedAt
 		}
-		c.finish()
-		return c, nil
+		c.finish(ctx)
+		return c, ctx.Err()
 	}
 	c.abandon(ctx) // a start that did not come to the container's first process
 	return c, nil
@@ -105,12 +109,16 @@ func (c *Container) adopt(ctx context.Context, m *conmon.Monitor) error {
 	return nil
 }
 
-// endedWithMachine records that a reboot ended the container.
-func (c *Container) endedWithMachine() {
+// endedWithMachine records that a reboot ended the container. Where only its folder is gone, it is ended now.
+func (c *Container) endedWithMachine(ctx context.Context) error {
+	if err := c.env.Cgroups.End(ctx, c.Cgroup); err != nil {
+		return fmt.Errorf("cannot end container %s: %w", c.ID, err)
+	}
 	c.set(func(s *Status) {
 		s.State, s.PID = runtimeapi.ContainerState_CONTAINER_EXITED, 0
 		s.ExitCode, s.Reason, s.FinishedAt = unknownCode, ReasonUnknown, time.Now().UnixNano()
 	})
 	close(c.exited)
 	close(c.cleaned)
+	return nil
 }

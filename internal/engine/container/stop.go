@@ -224,6 +224,9 @@ func (c *Container) Update(r *runtimeapi.LinuxContainerResources) error {
 func (c *Container) Close() {
 	c.mu.Lock()
 	m := c.follow
+	if c.leave != nil {
+		c.leave()
+	}
 	c.mu.Unlock()
 	if m != nil {
 		m.Close()

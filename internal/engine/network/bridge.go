@@ -211,6 +211,8 @@ func (b *bridge) setup(_ context.Context, p Pod) (Result, error) {
 	return Result{IPs: []netip.Addr{one.IP}}, nil
 }
 
+func (b *bridge) connected(id string) bool { return b.leases.get(id).IP.IsValid() }
+
 // plug makes the cable: a veth with one end in the bridge and the other, eth0, in the namespace, which is entered once.
 func (b *bridge) plug(id, path string, ip netip.Addr) error {
 	ns, err := netns.GetFromPath(path)

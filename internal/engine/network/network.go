@@ -57,6 +57,7 @@ type Result struct {
 // driver is the built-in network or CNI.
 type driver interface {
 	setup(ctx context.Context, p Pod) (Result, error)
+	connected(sandboxID string) bool
 	teardown(ctx context.Context, sandboxID, netnsPath string) error
 	reconcile(ctx context.Context, live map[string]bool) error
 	destroy(ctx context.Context) error
@@ -105,6 +106,9 @@ func (n *Network) Setup(ctx context.Context, p Pod) (Result, error) {
 	}
 	return r, nil
 }
+
+// Connected tells whether the sandbox has an address. Plugins are not asked: they remember for themselves.
+func (n *Network) Connected(sandboxID string) bool { return n.driver.connected(sandboxID) }
 
 // Teardown undoes Setup. Idempotent; the namespace may be gone. If it is there, the caller drops its last reference next,
 // and the Pod's link goes with it.

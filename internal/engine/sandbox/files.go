@@ -31,7 +31,7 @@ func makeFiles(dir, hostname string, config *runtimeapi.PodSandboxConfig, ownIPC
 	if !ownIPC {
 		return nil
 	}
-	shm := filepath.Join(dir, "shm")
+	shm := filepath.Join(dir, shmDir)
 	if err := os.MkdirAll(shm, 0o700); err != nil {
 		return err
 	}

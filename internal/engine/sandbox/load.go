@@ -3,6 +3,7 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -40,16 +41,20 @@ func Load(env *Environment, id string, runtime func(handler string) *ociruntime.
 	s := &Sandbox{env: env}
 	err := record.Read(filepath.Join(env.Root, id, "sandbox.json"), &s.Record)
 	s.runtime = runtime(s.Handler)
-	if err != nil || s.ID != id {
+	if err == nil && s.ID != id {
+		err = fmt.Errorf("the record is of sandbox %q", s.ID)
+	}
+	if err != nil {
 		s.ID = id
-		return s, ErrIncomplete
+		return s, fmt.Errorf("%w: %w", ErrIncomplete, err)
 	}
 	if err := record.Read(s.file("status.json"), &s.status); err != nil {
-		if _, err := os.Stat(s.run()); err == nil {
-			return s, ErrIncomplete
+		if _, gone := os.Stat(s.run()); gone == nil && errors.Is(err, fs.ErrNotExist) {
+			return s, fmt.Errorf("%w: %w", ErrIncomplete, err)
 		}
-		// The power was cut, for what is in memory is gone too. The record is durable and the status is not; to give the
-		// sandbox up would be to forget its containers, which have run.
+		// The power was cut, for what is in memory is gone too, or the file is damaged. The record is durable and the status
+		// is not; to give the sandbox up would be to forget its containers, which have run. The Pod gets another.
+		env.Log.Warn("cannot read the status of a sandbox, so it is not ready", "sandbox", id, "error", err)
 		s.status = status{}
 	}
 	if s.status.Ready {
@@ -60,10 +65,8 @@ func Load(env *Environment, id string, runtime func(handler string) *ociruntime.
 
 // alive tells whether what the sandbox consists of is still there, and follows its init.
 func (s *Sandbox) alive() bool {
-	for file := range namespaceFlags(s.options()) {
-		if !pinned(filepath.Join(s.run(), file)) {
-			return false
-		}
+	if !s.pinned() || s.NetNS() != "" && !s.env.Network.Connected(s.ID) {
+		return false
 	}
 	if s.options().GetPid() != runtimeapi.NamespaceMode_POD {
 		_, err := os.Stat(s.run()) // a Pod in the host's namespaces has but its files
@@ -75,6 +78,16 @@ func (s *Sandbox) alive() bool {
 	}
 	s.init = m
 	s.env.following.Go(func() { s.followInit(m) })
+	return true
+}
+
+// pinned tells whether all namespaces of the sandbox are pinned.
+func (s *Sandbox) pinned() bool {
+	for file := range namespaceFlags(s.options()) {
+		if !pinned(filepath.Join(s.run(), file)) {
+			return false
+		}
+	}
 	return true
 }
 

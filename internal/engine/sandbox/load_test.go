@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
@@ -21,8 +22,9 @@ func TestLoadWithoutStatus(t *testing.T) {
 		{name: "power cut, status missing"},
 		{name: "power cut, status empty", empty: true},
 		{name: "making interrupted", sameBoot: true, want: ErrIncomplete},
+		{name: "damaged", empty: true, sameBoot: true},
 	} {
-		env := &Environment{Root: t.TempDir(), Run: t.TempDir()}
+		env := &Environment{Root: t.TempDir(), Run: t.TempDir(), Log: slog.New(slog.DiscardHandler)}
 		dir := filepath.Join(env.Root, "id")
 		err := os.Mkdir(dir, 0o700)
 		err = errors.Join(err, record.Write(filepath.Join(dir, "sandbox.json"), Record{ID: "id"}))

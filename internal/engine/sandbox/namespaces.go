@@ -21,6 +21,7 @@ const (
 	ipcFile = "ipc"
 	utsFile = "uts"
 	pidFile = "pid"
+	shmDir  = "shm"
 )
 
 // namespaceFlags are the namespaces of their own that a sandbox with these options has, by the file that pins each.

@@ -180,6 +180,16 @@ func (s *Sandbox) Ready() bool {
 	return s.status.Ready
 }
 
+// Check looks whether the sandbox is still whole, and makes it not ready if somebody has taken away its namespaces.
+func (s *Sandbox) Check() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.status.Ready && !s.pinned() {
+		s.env.Log.Warn("a sandbox has lost its namespaces", "sandbox", s.ID)
+		s.status.Ready = false
+	}
+}
+
 // IPs are the Pod's own addresses; none with the host's network.
 func (s *Sandbox) IPs() []netip.Addr {
 	s.mu.Lock()
@@ -203,9 +213,10 @@ func (s *Sandbox) Stop(ctx context.Context) error {
 	s.status.Ready = false
 	st := s.status
 	s.mu.Unlock()
-	// First of all, so that a crash from here on leaves a sandbox that will be stopped again.
+	// First of all, so that a crash from here on leaves a sandbox that will be stopped again. A full disk is no reason to
+	// keep what would make room: without this record, the missing namespaces tell of the end.
 	if err := record.Write(s.file("status.json"), st); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("cannot record the end of sandbox %s: %w", s.ID, err)
+		s.env.Log.Error("cannot record the end of a sandbox", "sandbox", s.ID, "error", err)
 	}
 	fault.Point("sandbox stop recorded")
 	err := s.stopInit(ctx)
@@ -216,10 +227,26 @@ func (s *Sandbox) Stop(ctx context.Context) error {
 		}
 	}
 	fault.Point("network taken down")
-	for _, file := range []string{pidFile, netFile, utsFile, ipcFile, "shm"} {
+	for _, file := range mountpoints {
 		err = errors.Join(err, unmountAll(filepath.Join(s.run(), file)))
 	}
 	return err
+}
+
+// mountpoints are the files and folders, below a sandbox' own, on which something is mounted until it is stopped.
+var mountpoints = [...]string{pidFile, netFile, utsFile, ipcFile, shmDir}
+
+// Stopping tells whether a Stop was interrupted.
+func (s *Sandbox) Stopping() bool {
+	if s.Ready() {
+		return false
+	}
+	for _, file := range append(mountpoints[:], "init") {
+		if _, err := os.Lstat(filepath.Join(s.run(), file)); err == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // Remove deletes a stopped sandbox. Idempotent.
