@@ -54,9 +54,11 @@ const (
 // Store is a running datastore.
 type Store struct {
 	transport storagebackend.TransportConfig
-	etcd      *embed.Etcd // nil when the servers were given
+	etcd      *embed.Etcd // nil when the servers were given, or have not started
 	socket    string
-	lock      *lock // of the data folder
+	end       end
+	failed    chan error // nil when the servers were given
+	lock      *lock      // of the data folder
 	runLock   *lock
 	quiet     atomic.Bool // etcd starts or stops: its errors are returned, or of no interest
 }
@@ -105,7 +107,8 @@ func (s *Store) embed(ctx context.Context, cfg Config) error {
 	ec.Name = "peapod"
 	ec.InitialCluster = ec.InitialClusterFromName(ec.Name)
 	ec.Dir = dir
-	ec.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newZap(cfg.Log, &s.quiet))
+	s.end.done = make(chan struct{})
+	ec.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newZap(cfg.Log, &s.quiet, &s.end))
 	ec.TickMs, ec.ElectionMs = tickMs, electionMs
 	ec.QuotaBackendBytes = quotaBytes
 	ec.SnapshotCount, ec.SnapshotCatchUpEntries = snapshotCount, catchUpEntries
@@ -115,8 +118,18 @@ func (s *Store) embed(ctx context.Context, cfg Config) error {
 	ec.ListenClientUrls = []url.URL{{Scheme: "unix", Host: s.socket}}
 	ec.AdvertiseClientUrls = ec.ListenClientUrls
 
-	if s.etcd, err = embed.StartEtcd(ec); err != nil {
-		return err
+	started := make(chan struct{})
+	go func() {
+		defer close(started)
+		s.etcd, err = embed.StartEtcd(ec)
+	}()
+	select {
+	case <-s.end.done:
+		return s.end.reason
+	case <-started:
+		if err != nil {
+			return err
+		}
 	}
 	// The folder already keeps others out; the socket's own mode is for whoever opens up the folder.
 	if err := os.Chmod(s.socket, 0o600); err != nil {
@@ -130,9 +143,22 @@ func (s *Store) embed(ctx context.Context, cfg Config) error {
 		return err
 	case <-s.etcd.Server.StopNotify():
 		return errors.New("etcd stopped")
+	case <-s.end.done:
+		return s.end.reason
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	s.failed = make(chan error, 1)
+	go func(etcd *embed.Etcd) { // until Close, or the end
+		select {
+		case err, open := <-etcd.Err():
+			if open {
+				s.failed <- err
+			}
+		case <-s.end.done:
+			s.failed <- s.end.reason
+		}
+	}(s.etcd)
 	s.quiet.Store(false)
 	s.transport.ServerList = []string{"unix://" + s.socket}
 	return nil
@@ -142,19 +168,19 @@ func (s *Store) embed(ctx context.Context, cfg Config) error {
 func (s *Store) Transport() storagebackend.TransportConfig { return s.transport }
 
 // Failed delivers the error that ended the embedded etcd by itself. For given servers it never delivers.
-func (s *Store) Failed() <-chan error {
-	if s.etcd == nil {
-		return nil
-	}
-	return s.etcd.Err()
-}
+func (s *Store) Failed() <-chan error { return s.failed }
 
 // Close stops the embedded etcd, waits for it, and releases the data folder. Stop all clients first: etcd waits for
 // their requests. Closing again does nothing.
 func (s *Store) Close() error {
 	s.quiet.Store(true)
 	if s.etcd != nil {
-		s.etcd.Close()
+		closed := make(chan struct{})
+		go func(etcd *embed.Etcd) { defer close(closed); etcd.Close() }(s.etcd)
+		select {
+		case <-closed:
+		case <-s.end.done: // it never closes
+		}
 		s.etcd = nil
 		_ = os.Remove(s.socket)
 	}

@@ -2,7 +2,10 @@ package datastore
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 
 	"go.uber.org/zap"
@@ -12,8 +15,31 @@ import (
 // newZap returns a logger that passes etcd's warnings and errors on to log, a level lower: etcd finds a fresh folder, and a
 // socket without TLS, remarkable. What it says below that is several lines a second while it starts. Nothing is passed on
 // while quiet is set.
-func newZap(log *slog.Logger, quiet *atomic.Bool) *zap.Logger {
-	return zap.New(&slogCore{log: log.With("component", "etcd"), quiet: quiet})
+//
+// etcd ends the process when it cannot write. Here it ends itself alone, which end then tells.
+func newZap(log *slog.Logger, quiet *atomic.Bool, end *end) *zap.Logger {
+	return zap.New(&slogCore{log: log.With("component", "etcd"), quiet: quiet}, zap.WithFatalHook(end), zap.WithPanicHook(end))
+}
+
+// end is that of an etcd that has given up: it answers no more, nor can it be closed.
+type end struct {
+	once   sync.Once
+	done   chan struct{}
+	reason error // once done is closed
+}
+
+// OnWrite comes after an entry by which etcd gives up. What follows the entry must never run, so its goroutine stays.
+func (n *end) OnWrite(e *zapcore.CheckedEntry, fields []zapcore.Field) {
+	n.once.Do(func() {
+		n.reason = errors.New(e.Message)
+		for _, f := range fields {
+			if cause, ok := f.Interface.(error); ok && f.Type == zapcore.ErrorType {
+				n.reason = fmt.Errorf("%s: %w", e.Message, cause)
+			}
+		}
+		close(n.done)
+	})
+	select {}
 }
 
 type slogCore struct {
@@ -49,10 +75,7 @@ func (c *slogCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
 		attrs = append(attrs, slog.Any(k, v))
 	}
 	level := slog.LevelDebug
-	switch {
-	case e.Level > zapcore.ErrorLevel:
-		level = slog.LevelError
-	case e.Level == zapcore.ErrorLevel:
+	if e.Level == zapcore.ErrorLevel { // what is above, the store tells as its end
 		level = slog.LevelWarn
 	}
 	c.log.LogAttrs(context.Background(), level, e.Message, attrs...)

@@ -28,7 +28,7 @@ var (
 
 // few are the points at which most depends on what comes next: they are killed at in every run of the tests.
 var few = []string{
-	"monitor started:2", "start recorded", "container ended:2", "before plan.KillContainer", "container killed",
+	"monitor started:2", "start recorded", "container ended:2", "before KillContainer", "container killed",
 }
 
 const repository = "../.."
