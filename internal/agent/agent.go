@@ -10,12 +10,15 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -234,7 +237,7 @@ func (a *Agent) removePodDirs(ctx context.Context, uid types.UID, logs string) {
 	}
 }
 
-// removeStrayDirs removes the folders of Pods that neither the API nor the engine knows.
+// removeStrayDirs removes the folders and logs of Pods that neither the API nor the engine knows.
 func (a *Agent) removeStrayDirs(ctx context.Context) error {
 	entries, err := os.ReadDir(a.podsDir())
 	if err != nil {
@@ -243,6 +246,16 @@ func (a *Agent) removeStrayDirs(ctx context.Context) error {
 	for _, e := range entries {
 		if uid := types.UID(e.Name()); a.workers.get(uid) == nil {
 			a.removePodDirs(ctx, uid, "")
+		}
+	}
+	entries, err = os.ReadDir(a.logsDir())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, e := range entries { // NAMESPACE_NAME_UID, none of which has a "_"
+		uid := types.UID(e.Name()[strings.LastIndex(e.Name(), "_")+1:])
+		if a.workers.get(uid) == nil {
+			a.removePodDirs(ctx, uid, filepath.Join(a.logsDir(), e.Name()))
 		}
 	}
 	return nil

@@ -13,6 +13,7 @@ import (
 	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
 
 	"peapod.dev/peapod/internal/agent/admit"
+	"peapod.dev/peapod/internal/agent/containerconfig"
 	"peapod.dev/peapod/internal/agent/plan"
 	"peapod.dev/peapod/internal/agent/worker"
 )
@@ -179,9 +180,14 @@ func (a *Agent) replace(old, pod *v1.Pod) {
 	a.workers.update(old, pod)
 }
 
-// adoptOrphans gives a Worker to every Pod that the engine knows and the API does not, so that it ends.
+// adoptOrphans gives a Worker to every Pod that the engine knows and the API does not, so that it ends, as far as its
+// containers tell with its preStop hooks and its grace period. The kubelet gives such Pods a second.
 func (a *Agent) adoptOrphans(ctx context.Context) error {
 	sandboxes, err := a.cfg.Engine.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
+	if err != nil {
+		return err
+	}
+	containers, err := a.cfg.Engine.ListContainers(ctx, &runtimeapi.ListContainersRequest{})
 	if err != nil {
 		return err
 	}
@@ -191,6 +197,11 @@ func (a *Agent) adoptOrphans(ctx context.Context) error {
 			continue // no Pod's, such as one made by crictl; or not an orphan
 		}
 		pod := &v1.Pod{ObjectMeta: metav1.ObjectMeta{UID: uid, Name: s.Labels[labelPodName], Namespace: s.Labels[labelPodNamespace]}}
+		for _, c := range containers.Containers {
+			if types.UID(c.Labels[labelPodUID]) == uid {
+				containerconfig.Restore(pod, c.Metadata.GetName(), c.Annotations)
+			}
+		}
 		a.log.Info("removing what is left of a pod that exists no longer", "pod", pod.Namespace+"/"+pod.Name, "uid", uid)
 		a.workers.start(pod, func(w *worker.Worker) { w.Delete() })
 	}

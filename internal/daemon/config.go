@@ -112,13 +112,24 @@ func instanceID(dataDir string) string {
 	return hex.EncodeToString(sum[:4])
 }
 
-// remember writes the Instance into the data folder.
+// remember writes the Instance into the data folder. It refuses another run folder while the one before is in use:
+// what runs from there would be taken for ended.
 func (c *Config) remember() error {
+	before, ok, err := recall(c.DataDir)
+	if err != nil { // a daemon that runs nothing can live without, and `down` will be able to
+		c.Log.Warn("writing down anew what the data folder says of its daemon", "error", err)
+	}
+	if ok && before.RunDir != c.RunDir {
+		if _, err := os.Stat(engineRunDir(before.RunDir)); err == nil {
+			return fmt.Errorf("cannot use run folder %s: the Pods of data folder %s have theirs in %s; "+
+				"use that, or end them first: peapod down --data-dir %s", c.RunDir, c.DataDir, before.RunDir, c.DataDir)
+		}
+	}
 	data, err := json.Marshal(Instance{RunDir: c.RunDir, PodCIDR: c.nodeCIDR(), Runtime: c.Runtime})
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(c.DataDir, instanceFile), data, 0o600); err != nil {
+	if err := replaceFile(filepath.Join(c.DataDir, instanceFile), data); err != nil {
 		return fmt.Errorf("cannot write to the data folder: %w", err)
 	}
 	return nil

@@ -53,7 +53,7 @@ func Run(ctx context.Context, cfg Config, ready func(Up)) (err error) {
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
 	if err := cfg.remember(); err != nil {
-		return err
+		return errors.Join(err, store.Close(), undo())
 	}
 
 	// The engine opens while the API server starts: neither needs the other.

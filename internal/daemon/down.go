@@ -23,9 +23,11 @@ const gracePeriodAnnotation = "io.kubernetes.pod.terminationGracePeriod"
 
 func cgroupRoot(dataDir string) string { return "/peapod-" + instanceID(dataDir) }
 
+func engineRunDir(runDir string) string { return filepath.Join(runDir, "engine") }
+
 func engineConfig(dataDir, runDir, runtime string, cfg Config) engine.Config {
 	return engine.Config{
-		Root: filepath.Join(dataDir, "engine"), RunRoot: filepath.Join(runDir, "engine"),
+		Root: filepath.Join(dataDir, "engine"), RunRoot: engineRunDir(runDir),
 		PodCIDR: cfg.nodeCIDR(), Bridge: "pea-" + instanceID(dataDir), CgroupParent: cgroupRoot(dataDir),
 		Runtime: runtime, Log: cfg.Log,
 	}
@@ -42,9 +44,12 @@ func ServeEngine(ctx context.Context, cfg Config, socket string) (err error) {
 		return err
 	}
 	defer unlock()
-	_, err = openRunDir(cfg.RunDir)
-	if err := errors.Join(err, cfg.remember()); err != nil {
+	undo, err := openRunDir(cfg.RunDir)
+	if err != nil {
 		return err
+	}
+	if err := cfg.remember(); err != nil {
+		return errors.Join(err, undo())
 	}
 	eng, err := engine.New(ctx, engineConfig(cfg.DataDir, cfg.RunDir, cfg.Runtime, cfg))
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -287,5 +288,24 @@ func TestResources(t *testing.T) {
 				t.Errorf("cgroup v1: %v", got)
 			}
 		})
+	}
+}
+
+// What a container's annotations keep of its Pod is enough to end it as its Pod would.
+func TestRestore(t *testing.T) {
+	grace := int64(7)
+	was := &v1.Container{
+		Name: "app", Ports: []v1.ContainerPort{{Name: "http", ContainerPort: 80}},
+		Lifecycle: &v1.Lifecycle{PreStop: &v1.LifecycleHandler{Sleep: &v1.SleepAction{Seconds: 3}}},
+	}
+	plain := &v1.Container{Name: "plain"}
+	pod := &v1.Pod{Spec: v1.PodSpec{TerminationGracePeriodSeconds: &grace}}
+	restored := &v1.Pod{}
+	for _, c := range []*v1.Container{was, plain, was} {
+		Restore(restored, c.Name, containerAnnotations(pod, c, 0))
+	}
+	want := v1.PodSpec{TerminationGracePeriodSeconds: &grace, Containers: []v1.Container{*was, *plain}}
+	if !equality.Semantic.DeepEqual(restored.Spec, want) {
+		t.Errorf("got %+v, want %+v", restored.Spec, want)
 	}
 }

@@ -3,6 +3,7 @@ package containerconfig
 import (
 	"encoding/json"
 	"maps"
+	"slices"
 	"strconv"
 
 	v1 "k8s.io/api/core/v1"
@@ -76,5 +77,25 @@ func setSeconds(annotations map[string]string, key string, seconds *int64) {
 func setJSON(annotations map[string]string, key string, value any) {
 	if encoded, err := json.Marshal(value); err == nil {
 		annotations[key] = string(encoded)
+	}
+}
+
+// Restore adds to pod what a container's annotations say of it: how it is to be ended. It is for a Pod whose object is
+// gone; of several attempts of a container the first that is restored counts. What cannot be read is left out.
+func Restore(pod *v1.Pod, name string, annotations map[string]string) {
+	if slices.ContainsFunc(pod.Spec.Containers, func(c v1.Container) bool { return c.Name == name }) {
+		return
+	}
+	c := v1.Container{Name: name}
+	var preStop v1.LifecycleHandler
+	if json.Unmarshal([]byte(annotations[PreStopHandlerAnnotation]), &preStop) == nil {
+		c.Lifecycle = &v1.Lifecycle{PreStop: &preStop}
+	}
+	_ = json.Unmarshal([]byte(annotations[PortsAnnotation]), &c.Ports)
+	pod.Spec.Containers = append(pod.Spec.Containers, c)
+	for _, key := range []string{TerminationGracePeriodAnnotation, DeletionGracePeriodAnnotation} {
+		if seconds, err := strconv.ParseInt(annotations[key], 10, 64); err == nil {
+			pod.Spec.TerminationGracePeriodSeconds = &seconds
+		}
 	}
 }
