@@ -14,13 +14,16 @@ export CGO_ENABLED := 0
 export GOFLAGS     := -buildvcs=false -tags=$(TAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help build run images demo test check bench deps clean
+.PHONY: help build faults run images demo test chaos check bench deps clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build the static binary bin/peapod
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/peapod ./cmd/peapod
+
+faults: # build bin/peapod-faults, which test/chaos kills at its fault points
+	$(GO) build -trimpath -tags=$(TAGS),faults -ldflags '$(LDFLAGS)' -o bin/peapod-faults ./cmd/peapod
 
 run: build deps ## serve in the foreground on ./.peapod (root)
 	./bin/peapod up --data-dir $(CURDIR)/.peapod
@@ -33,18 +36,23 @@ demo: build images ## see it work: bring up, run examples, show, take down (root
 
 test: ## unit tests; as root also the tests that start real containers
 ifeq ($(shell id -u),0)
-	$(MAKE) --no-print-directory build images
+	$(MAKE) --no-print-directory build faults images
 	$(GO) test -timeout 20m ./cmd/... ./internal/... ./test/bench/...
 	$(GO) test -timeout 30m -count=1 ./test/e2e/...
+	$(GO) test -timeout 10m -count=1 ./test/chaos/...
 else
 	$(GO) test -timeout 20m ./cmd/... ./internal/... ./test/bench/...
 	@echo
 	@echo '*** SKIPPED: the tests that start real containers need root. Run: sudo make test ***'
 endif
 
+chaos: faults images ## kill peapod at every fault point, one after the other (root; about 15 minutes)
+	$(GO) test -timeout 60m -count=1 ./test/chaos/... -v -all
+
 check: ## formatting, vet, linter, race detector
 	@unformatted=$$(gofmt -l cmd internal test); test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }
 	$(GO) vet ./cmd/... ./internal/... ./test/...
+	$(GO) vet -tags=$(TAGS),faults ./internal/fault
 	@if GOFLAGS= $(GO) run $(GOLANGCI_LINT) version >/dev/null 2>&1; \
 	then GOFLAGS= $(GO) run $(GOLANGCI_LINT) run --build-tags $(TAGS) ./...; \
 	else echo 'skipped: golangci-lint (it cannot be fetched and built here)'; fi

@@ -26,6 +26,8 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"up":      up,
 	"halt":    halt,
 	"down":    down,
+	"disk":    disk,
+	"ends":    ends,
 }
 
 // waitfor REGEXP COMMAND… runs the command again and again until its output matches (or, with !, no longer does). For
@@ -137,4 +139,42 @@ func down(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: down")
 	}
 	ts.Check(own(ts).Down(context.Background()))
+}
+
+// disk SIZE makes the data folder of the script's own peapod a file system of that size, until the script ends.
+func disk(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: disk SIZE")
+	}
+	i := own(ts)
+	ts.Check(os.Mkdir(i.DataDir(), 0o700))
+	ts.Check(syscall.Mount("disk", i.DataDir(), "tmpfs", 0, "size="+args[0]))
+	ts.Defer(func() {
+		if err := i.Down(context.Background()); err != nil {
+			ts.Logf("%v", err)
+		}
+		ts.Check(syscall.Unmount(i.DataDir(), syscall.MNT_FORCE))
+		ts.Check(os.Remove(i.DataDir()))
+	})
+}
+
+// ends REGEXP waits until the script's own peapod has ended by itself; the last line of its log must match.
+func ends(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: ends REGEXP")
+	}
+	i := own(ts)
+	for deadline := time.Now().Add(2 * waitLimit); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+		ended, err := i.Ended()
+		if !ended {
+			continue
+		}
+		lines := strings.Split(strings.TrimSpace(i.Log()), "\n")
+		last := lines[len(lines)-1]
+		if matched, rerr := regexp.MatchString(args[0], last); rerr != nil || !matched || err == nil {
+			ts.Fatalf("peapod ended (%v) with the line %q", err, last)
+		}
+		return
+	}
+	ts.Fatalf("peapod has not ended within %v", 2*waitLimit)
 }

@@ -44,6 +44,7 @@ func TestOwn(t *testing.T) {
 						env.Setenv("ARCHIVES", filepath.Dir(archives[0]))
 						env.Setenv("DATA", pod.DataDir())
 						env.Setenv("RUN", pod.RunDir())
+						env.Setenv("CGROUP", pod.Cgroup())
 						env.Setenv("LISTEN", pod.Listen)
 						env.Setenv("NODE", instance.NodeName)
 						env.Values[instanceKey{}] = pod

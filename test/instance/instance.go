@@ -211,13 +211,12 @@ func (i *Instance) Down(ctx context.Context) error {
 // left is an error that names what is still on the machine of the instance: links, rules, control groups (whose names
 // have the hash of the data folder) and mounts (which are below Dir).
 func (i *Instance) left() error {
-	sum := sha256.Sum256([]byte(i.DataDir()))
-	id := hex.EncodeToString(sum[:4])
+	id := strings.TrimPrefix(i.Cgroup(), "/peapod-")
 	script := `ip -o link | grep -o "pea-$1"
 		nft list tables | grep "pea-$1"
 		find /sys/fs/cgroup -type d -name "peapod-$1"
-		awk '{ print $5 }' /proc/self/mountinfo | grep "^$2/"`
-	out, _ := exec.Command("sh", "-c", script, "sh", id, i.Dir).Output() // grep fails when nothing is left
+		awk '{ print $5 }' /proc/self/mountinfo | grep "^$2/" | grep -vx "$3"` // what may be mounted there is the test's
+	out, _ := exec.Command("sh", "-c", script, "sh", id, i.Dir, i.DataDir()).Output() // grep fails when nothing is left
 	if len(out) > 0 {
 		return fmt.Errorf("peapod down has left on the machine:\n%s", out)
 	}
