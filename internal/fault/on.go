@@ -16,7 +16,7 @@ import (
 const (
 	// Env is NAME or NAME:N: the program ends the Nth time that it comes to the point.
 	Env = "PEAPOD_FAULT"
-	// TraceEnv is a file to which the name of each point is written that the program comes to, a line each.
+	// TraceEnv is a file to which each point is written that the program comes to: the process, and the name; a line each.
 	TraceEnv = "PEAPOD_FAULT_TRACE"
 )
 
@@ -55,7 +55,7 @@ func Point(name string, kind ...any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.trace != nil {
-		fmt.Fprintln(p.trace, name)
+		fmt.Fprintln(p.trace, os.Getpid(), name)
 	}
 	if name != p.name {
 		return

@@ -114,14 +114,16 @@ func trace(t *testing.T, pod *instance.Instance) []string {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	count := map[string]int{}
+	count, most := map[string]int{}, map[string]int{} // by process and point; of one process, by point
 	var order []string
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
-		if count[lines.Text()] == 0 {
-			order = append(order, lines.Text())
+		_, name, _ := strings.Cut(lines.Text(), " ")
+		if most[name] == 0 {
+			order = append(order, name)
 		}
 		count[lines.Text()]++
+		most[name] = max(most[name], count[lines.Text()])
 	}
 	if err := lines.Err(); err != nil {
 		t.Fatal(err)
@@ -134,7 +136,7 @@ func trace(t *testing.T, pod *instance.Instance) []string {
 	var points []string
 	for _, name := range order {
 		points = append(points, name)
-		if n := count[name]; n > 1 {
+		if n := most[name]; n > 1 {
 			points = append(points, fmt.Sprintf("%s:%d", name, n/2+1))
 		}
 	}
