@@ -7,6 +7,7 @@ package chaos
 import (
 	"bufio"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -39,7 +40,9 @@ const (
 	traceEnv = "PEAPOD_FAULT_TRACE"
 )
 
-func TestKill(t *testing.T) {
+// newInstance prepares a peapod with faults that has the image and is taken down with the test.
+func newInstance(t *testing.T) *instance.Instance {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
@@ -75,6 +78,11 @@ func TestKill(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	return pod
+}
+
+func TestKill(t *testing.T) {
+	pod := newInstance(t)
 	points := few
 	switch {
 	case *only != "":
@@ -94,6 +102,35 @@ func TestKill(t *testing.T) {
 			if !l.fired {
 				t.Errorf("the daemon never came to %q", point)
 			}
+		})
+	}
+}
+
+// TestDown takes peapod down where it has ended at a point, without coming up in between: nothing may be left.
+func TestDown(t *testing.T) {
+	points := []string{"cable plugged:2", "monitor started", "runtime created container:2"}
+	if *all {
+		points = append(points, "sandbox folders made", "namespaces made", "sandbox init started", "root filesystem mounted",
+			"container recorded", "exit recorded", "before TeardownVolumes", "network taken down")
+	}
+	for _, point := range points {
+		t.Run(strings.ReplaceAll(point, " ", "_"), func(t *testing.T) {
+			pod := newInstance(t)
+			l := &life{t: t, pod: pod, unarmed: pod.Env, armed: append(slices.Clone(pod.Env), faultEnv+"="+point), stays: true}
+			l.begin()
+			l.wait("see the daemon end", func(context.Context) error {
+				if !l.fired {
+					return errors.New("it runs")
+				}
+				return nil
+			})
+			if err := pod.Down(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if err := os.RemoveAll(filepath.Join(pod.DataDir(), "log")); err != nil { // they stay, as the Pods' objects do
+				t.Error(err)
+			}
+			l.wait("see nothing left", func(context.Context) error { return l.left() })
 		})
 	}
 }
@@ -180,6 +217,9 @@ func (l *life) revive() {
 		l.fatalf("the daemon ended: %v", err)
 	}
 	l.fired = true
+	if l.stays {
+		return
+	}
 	if err := l.up(l.unarmed); err != nil {
 		l.fatalf("%v", err)
 	}

@@ -38,8 +38,8 @@ type life struct {
 	t              *testing.T
 	pod            *instance.Instance
 	armed, unarmed []string // the environment until the fault, and after it
-	fired          bool
-	journal        string // the folder where the Pods' containers write down what they do
+	fired, stays   bool     // the daemon has ended at the fault; it is not brought up again
+	journal        string   // the folder where the Pods' containers write down what they do
 	client         kubernetes.Interface
 }
 
@@ -64,7 +64,8 @@ func (l *life) wait(what string, try func(ctx context.Context) error) {
 	l.fatalf("cannot %s within %v: %v", what, limit, err)
 }
 
-func (l *life) run() {
+// begin brings the daemon up and makes the Pods.
+func (l *life) begin() {
 	l.journal = filepath.Join(l.pod.Dir, "journal")
 	if err := errors.Join(os.RemoveAll(l.journal), os.Mkdir(l.journal, 0o777)); err != nil {
 		l.t.Fatal(err)
@@ -72,11 +73,6 @@ func (l *life) run() {
 	if err := l.up(l.armed); err != nil {
 		l.fatalf("%v", err)
 	}
-	defer func() {
-		if err := l.pod.Stop(syscall.SIGTERM); err != nil {
-			l.t.Error(err)
-		}
-	}()
 	config, err := clientcmd.BuildConfigFromFlags("", l.pod.Kubeconfig())
 	if err != nil {
 		l.t.Fatal(err)
@@ -96,12 +92,22 @@ func (l *life) run() {
 		}
 		l.wait("create pod "+pod.Name, func(ctx context.Context) error {
 			_, err := pods.Create(ctx, &pod, metav1.CreateOptions{})
-			if apierrors.IsAlreadyExists(err) { // the daemon died before it had answered
+			if apierrors.IsAlreadyExists(err) || l.stays && l.fired { // the daemon died before it had answered
 				return nil
 			}
 			return err
 		})
 	}
+}
+
+func (l *life) run() {
+	defer func() {
+		if err := l.pod.Stop(syscall.SIGTERM); err != nil {
+			l.t.Error(err)
+		}
+	}()
+	l.begin()
+	pods := l.client.CoreV1().Pods("default")
 	l.wait("see the pods run", l.running)
 	l.restart()
 	l.wait("see the pods run after another daemon's death", l.running)
