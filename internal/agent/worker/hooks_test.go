@@ -243,14 +243,12 @@ func TestHooksWithoutAHandlerFail(t *testing.T) {
 	})
 }
 
-// A Pod whose object went while no daemon ran still has its preStop hook: its engine remembers it.
+// A Pod whose object went while no daemon ran still has its preStop hook: its containers' annotations keep it.
 func TestPreStopOfAPodThatIsGone(t *testing.T) {
 	run(t, nil, func(b *bench) {
-		_ = b.engine.change("app-0", func(c *runtimeapi.ContainerStatus) {
-			c.Annotations = map[string]string{containerconfig.PreStopHandlerAnnotation: `{"exec":{"command":["bye"]}}`}
-		})
 		b.end()
 		b.pod = &v1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "ns", UID: "uid"}}
+		containerconfig.Restore(b.pod, "app", map[string]string{containerconfig.PreStopHandlerAnnotation: `{"exec":{"command":["bye"]}}`})
 		b.start(b.worker.cfg, (*Worker).Delete)
 		b.pass(0)
 		b.wantCount("hook app-0 bye", 1)

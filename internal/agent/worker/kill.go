@@ -2,14 +2,12 @@ package worker
 
 import (
 	"context"
-	"encoding/json"
 	"sync"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"peapod.dev/peapod/internal/agent/containerconfig"
 	"peapod.dev/peapod/internal/agent/plan"
 )
 
@@ -85,9 +83,6 @@ func (k *killing) await(ended <-chan hookResult) (r hookResult, over bool) {
 func (w *Worker) kill(ctx context.Context, pod *v1.Pod, k *killing) error {
 	a, _, _ := k.now()
 	spec := plan.Spec(pod, a.Name)
-	if spec == nil {
-		spec = w.restored(ctx, a.ID)
-	}
 	if a.Renew {
 		w.mu.Lock()
 		w.memory.renew[a.Name] = true
@@ -121,22 +116,6 @@ func (w *Worker) kill(ctx context.Context, pod *v1.Pod, k *killing) error {
 			return err
 		}
 	}
-}
-
-// restored is as much of a container's spec as its kill needs, from the annotations that the kubelet made for that: the
-// Pod's object may have gone while no agent ran.
-func (w *Worker) restored(ctx context.Context, id string) *v1.Container {
-	r, err := w.cfg.Engine.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: id})
-	if err != nil {
-		return nil
-	}
-	spec := &v1.Container{Name: r.Status.GetMetadata().GetName()}
-	var handler v1.LifecycleHandler
-	if json.Unmarshal([]byte(r.Status.Annotations[containerconfig.PreStopHandlerAnnotation]), &handler) == nil {
-		spec.Lifecycle = &v1.Lifecycle{PreStop: &handler}
-	}
-	_ = json.Unmarshal([]byte(r.Status.Annotations[containerconfig.PortsAnnotation]), &spec.Ports) // there may be none
-	return spec
 }
 
 // stop sends the stop signal and waits for the end; it is not done when a newer action came first.
