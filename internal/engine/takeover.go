@@ -142,7 +142,9 @@ func (e *Engine) removeStrayCgroups(ctx context.Context) error {
 		if above[group] || within(group, owned) {
 			continue
 		}
-		e.log.Warn("removing a cgroup that nothing owns", "cgroup", group)
+		if pids, err := e.cgroups.Procs(group); err != nil || len(pids) > 0 {
+			e.log.Warn("ending what runs in a cgroup that nothing owns", "cgroup", group, "processes", pids)
+		}
 		if err := e.cgroups.Remove(ctx, group); err != nil {
 			return err
 		}
