@@ -269,8 +269,9 @@ func TestManyAtOnce(t *testing.T) {
 		for i := range 40 {
 			t.Run(fmt.Sprint(i), func(t *testing.T) {
 				t.Parallel()
-				c := suite.NewPod(t).Run("trap 'exit 0' TERM; sleep 1000 & wait")
-				if got := c.Exec("echo x"); got != "x" {
+				c := suite.NewPod(t).Run("trap 'exit 0' TERM; : > /trapped; sleep 1000 & wait")
+				// Until it has its trap, process 1 ignores TERM.
+				if got := c.Exec("until [ -e /trapped ]; do sleep 0.01; done; echo x"); got != "x" {
 					t.Error(got)
 				}
 				c.Stop(20)
