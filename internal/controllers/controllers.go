@@ -3,10 +3,12 @@
 package controllers
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
 	"net/netip"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	v1 "k8s.io/api/core/v1"
@@ -39,6 +41,8 @@ type Config struct {
 	RootCA []byte
 	// ClusterCIDR is split among the Nodes; if it is not valid, Nodes get no addresses from here.
 	ClusterCIDR netip.Prefix
+	// NodeMonitorGracePeriod is how long an agent may be silent before its Node is lost; zero means upstream's 50 s.
+	NodeMonitorGracePeriod time.Duration
 	// Log may be nil.
 	Log *slog.Logger
 }
@@ -67,7 +71,7 @@ func Run(ctx context.Context, cfg Config) error {
 	client, shared := cfg.Client, cfg.Informers
 	served := client.Discovery().ServerPreferredNamespacedResources
 	publish, certificates := rootca.New(client, shared.Core().V1().Namespaces(), cfg.RootCA, log)
-	lifecycle, leases := nodelifecycle.New(client, shared, recorder(nodelifecycle.Component), log)
+	lifecycle, leases := nodelifecycle.New(client, shared, recorder(nodelifecycle.Component), cmp.Or(cfg.NodeMonitorGracePeriod, nodelifecycle.GracePeriod), log)
 
 	group, grouped := errgroup.WithContext(ctx)
 	start := func(workers int, r runner) { group.Go(func() error { return r.Run(grouped, workers) }) }

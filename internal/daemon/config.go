@@ -34,6 +34,8 @@ type Config struct {
 	// NoAgent runs the control plane alone.
 	NoAgent       bool
 	LeaseDuration time.Duration
+	// NodeMonitorGracePeriod is how long a node may be silent before it is lost; zero means upstream's 50 s.
+	NodeMonitorGracePeriod time.Duration
 	// MaxRestartPeriod is the longest back-off before a container is restarted, 1 s to 300 s.
 	MaxRestartPeriod time.Duration
 	// LogMaxSize, in bytes, and LogMaxFiles bound the logs of each container; 0 means the kubelet's defaults, a negative
@@ -87,6 +89,9 @@ func (c *Config) complete() error {
 	}
 	if p := c.MaxRestartPeriod; p < time.Second || p > LongestRestartPeriod {
 		return fmt.Errorf("cannot use %s as --max-container-restart-period: it must be between 1s and 300s", p)
+	}
+	if c.NodeMonitorGracePeriod < 0 {
+		return fmt.Errorf("cannot use %s as --node-monitor-grace-period: it must be positive", c.NodeMonitorGracePeriod)
 	}
 	if !c.PodCIDR.Addr().Is4() || c.PodCIDR.Bits() > 28 {
 		return fmt.Errorf("cannot use %s as --pod-cidr: an IPv4 range of /28 or larger is needed", c.PodCIDR)

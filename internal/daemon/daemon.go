@@ -127,7 +127,8 @@ func serve(ctx context.Context, g *errgroup.Group, cfg Config, server *apiserver
 	g.Go(func() error { return sched.Run(ctx) })
 	g.Go(func() error {
 		return controllers.Run(ctx, controllers.Config{
-			Client: client, Metadata: meta, Informers: shared, RootCA: server.CA(), ClusterCIDR: cfg.PodCIDR, Log: cfg.Log,
+			Client: client, Metadata: meta, Informers: shared, RootCA: server.CA(), ClusterCIDR: cfg.PodCIDR,
+			NodeMonitorGracePeriod: cfg.NodeMonitorGracePeriod, Log: cfg.Log,
 		})
 	})
 	if cfg.NoAgent {

@@ -42,3 +42,17 @@ func TestMessagesAreShortenedEvenly(t *testing.T) {
 		t.Error("the observation was changed")
 	}
 }
+
+// The phase Unknown is the node controller's, and only while the node is lost: the agent says what is true.
+func TestUnknownIsOver(t *testing.T) {
+	pod := &v1.Pod{Spec: v1.PodSpec{Containers: []v1.Container{{Name: "app"}}}}
+	pod.Status = v1.PodStatus{Phase: v1.PodUnknown, Reason: "NodeLost", Message: "Node n which was running pod p is unresponsive"}
+	seen := &plan.Observed{
+		Sandboxes:  []plan.Sandbox{{ID: "s", Ready: true}},
+		Containers: []plan.Container{{ID: "c", Name: "app", SandboxID: "s", State: plan.Running, PostStartDone: true}},
+	}
+	s := Compute(pod, Input{Seen: seen, Old: pod.Status}, time.Now())
+	if s.Phase != v1.PodRunning || s.Reason != "" || s.Message != "" {
+		t.Errorf("the Pod is %s %q %q", s.Phase, s.Reason, s.Message)
+	}
+}

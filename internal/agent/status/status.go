@@ -34,6 +34,10 @@ type Input struct {
 
 // Compute returns the status of pod at the instant now.
 func Compute(pod *v1.Pod, in Input, now time.Time) v1.PodStatus {
+	if in.Old.Phase == v1.PodUnknown {
+		// The node controller's word, while this node was lost: it is not any more.
+		in.Old.Phase, in.Old.Reason, in.Old.Message = v1.PodRunning, "", ""
+	}
 	seen, old := in.Seen, in.Old
 	s := v1.PodStatus{
 		QOSClass:                             qos.GetPodQOS(pod),

@@ -28,6 +28,7 @@ import (
 	"k8s.io/client-go/tools/record"
 	nodehelpers "k8s.io/component-helpers/node/util"
 	podutil "k8s.io/kubernetes/pkg/api/v1/pod"
+	nodeutil "k8s.io/kubernetes/pkg/util/node"
 	podstatus "k8s.io/kubernetes/pkg/util/pod"
 
 	"peapod.dev/peapod/internal/controllers/reconcile"
@@ -36,14 +37,15 @@ import (
 // Component is the source of its events.
 const Component = "node-controller"
 
-// gracePeriod is how long an agent may be silent (nodelifecycle/config/v1alpha1, NodeMonitorGracePeriod).
-const gracePeriod = 50 * time.Second
+// GracePeriod is how long an agent may be silent by default (nodelifecycle/config/v1alpha1, NodeMonitorGracePeriod).
+const GracePeriod = 50 * time.Second
 
 // New makes the controller, whose keys are Nodes, and the informer of the Nodes' leases that it needs. The caller runs both.
-func New(client kubernetes.Interface, shared informers.SharedInformerFactory, recorder record.EventRecorder, log *slog.Logger) (*reconcile.Loop[string], cache.SharedIndexInformer) {
+// grace is how long an agent may be silent.
+func New(client kubernetes.Interface, shared informers.SharedInformerFactory, recorder record.EventRecorder, grace time.Duration, log *slog.Logger) (*reconcile.Loop[string], cache.SharedIndexInformer) {
 	leases := coordinationinformers.NewLeaseInformer(client, v1.NamespaceNodeLease, 0, cache.Indexers{})
 	pods, nodes := shared.Core().V1().Pods(), shared.Core().V1().Nodes()
-	c := &controller{client: client, pods: pods.Lister(), nodes: nodes.Lister(), recorder: recorder, pulse: newPulse()}
+	c := &controller{client: client, pods: pods.Lister(), nodes: nodes.Lister(), recorder: recorder, grace: grace, pulse: newPulse()}
 	loop := reconcile.New("nodelifecycle", log, c.reconcile)
 	reconcile.On(loop, nodes.Informer(), func(was, is *v1.Node) {
 		if is == nil {
@@ -82,6 +84,7 @@ type controller struct {
 	pods     corelisters.PodLister
 	nodes    corelisters.NodeLister
 	recorder record.EventRecorder
+	grace    time.Duration
 	pulse    *pulse
 }
 
@@ -90,7 +93,7 @@ func (c *controller) reconcile(ctx context.Context, name string) (time.Duration,
 	if err != nil {
 		return 0, nil
 	}
-	left := c.pulse.left(node, gracePeriod)
+	left := c.pulse.left(node, c.grace)
 	if left <= 0 {
 		if left, node, err = c.silent(ctx, node); err != nil || node == nil {
 			return 0, err
@@ -115,7 +118,7 @@ func (c *controller) silent(ctx context.Context, node *v1.Node) (time.Duration, 
 	}
 	if err == nil {
 		c.pulse.lease(lease)
-		if left := c.pulse.left(node, gracePeriod); left > 0 {
+		if left := c.pulse.left(node, c.grace); left > 0 {
 			return left, node, nil
 		}
 	}
@@ -163,23 +166,39 @@ func (c *controller) taint(ctx context.Context, node *v1.Node) error {
 	return nil
 }
 
-// markPods lets no Pod of a silent Node be ready.
+// markPods says of the Pods of a silent Node that nobody knows how they are: none is ready, and those that the Node had
+// reported have the phase Unknown ("Pod Lifecycle", Pod phase), with the reason and the words that upstream has for it. A
+// Pod that has ended stays ended. The agent, when it is back, writes what is true.
 func (c *controller) markPods(ctx context.Context, node string) error {
 	pods, _ := c.pods.List(labels.Everything()) // a cache's List has no errors
 	var errs []error
 	for _, pod := range pods {
-		_, condition := podutil.GetPodCondition(&pod.Status, v1.PodReady)
-		if pod.Spec.NodeName != node || condition == nil || condition.Status == v1.ConditionFalse {
+		if pod.Spec.NodeName != node || podutil.IsPodTerminal(pod) {
 			continue
 		}
-		status, unready := pod.Status.DeepCopy(), *condition
-		unready.Status = v1.ConditionFalse
-		podutil.UpdatePodCondition(status, &unready)
+		status := pod.Status.DeepCopy()
+		_, condition := podutil.GetPodCondition(status, v1.PodReady)
+		wasReady := condition != nil && condition.Status != v1.ConditionFalse
+		if wasReady {
+			unready := *condition
+			unready.Status = v1.ConditionFalse
+			podutil.UpdatePodCondition(status, &unready)
+		}
+		reported := status.StartTime != nil && status.Phase != v1.PodUnknown
+		if reported {
+			status.Phase, status.Reason = v1.PodUnknown, nodeutil.NodeUnreachablePodReason
+			status.Message = fmt.Sprintf(nodeutil.NodeUnreachablePodMessage, node, pod.Name)
+		}
+		if !wasReady && !reported {
+			continue
+		}
 		if _, _, _, err := podstatus.PatchPodStatus(ctx, c.client, pod.Namespace, pod.Name, pod.UID, pod.Status, *status); err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		c.recorder.Event(pod, v1.EventTypeWarning, "NodeNotReady", "Node is not ready")
+		if wasReady {
+			c.recorder.Event(pod, v1.EventTypeWarning, "NodeNotReady", "Node is not ready")
+		}
 	}
 	return errors.Join(errs...)
 }

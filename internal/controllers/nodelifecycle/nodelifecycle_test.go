@@ -25,7 +25,7 @@ func node(name string, ready v1.ConditionStatus, taints ...v1.Taint) *v1.Node {
 
 func run(t *testing.T, objects []runtime.Object, test func(w *controllertest.World)) {
 	controllertest.Run(t, objects, func(w *controllertest.World) controllertest.Controller {
-		loop, leases := New(w.Client, w.Shared, w.Recorder, w.Log)
+		loop, leases := New(w.Client, w.Shared, w.Recorder, GracePeriod, w.Log)
 		return controllertest.Controller{Run: loop.Run, Informers: []cache.SharedIndexInformer{leases}}
 	}, test)
 }
@@ -77,12 +77,15 @@ func TestNobodyIsEvictedWhenNoNodeIsReady(t *testing.T) {
 
 func TestSilence(t *testing.T) {
 	pod := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p"}, Spec: v1.PodSpec{NodeName: "n"},
-		Status: v1.PodStatus{Conditions: []v1.PodCondition{{Type: v1.PodReady, Status: v1.ConditionTrue}}}}
+		Status: v1.PodStatus{Phase: v1.PodRunning, StartTime: new(metav1.Now()), Conditions: []v1.PodCondition{{Type: v1.PodReady, Status: v1.ConditionTrue}}}}
+	done, bound := pod.DeepCopy(), pod.DeepCopy()
+	done.Name, done.Status.Phase, done.Status.Conditions = "done", v1.PodSucceeded, nil
+	bound.Name, bound.Status = "bound", v1.PodStatus{Phase: v1.PodPending}
 	lease := func() *coordinationv1.Lease {
 		return &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: v1.NamespaceNodeLease, Name: "n"},
 			Spec: coordinationv1.LeaseSpec{RenewTime: &metav1.MicroTime{Time: time.Now()}}}
 	}
-	run(t, []runtime.Object{node("n", v1.ConditionTrue), pod}, func(w *controllertest.World) {
+	run(t, []runtime.Object{node("n", v1.ConditionTrue), pod, done, bound}, func(w *controllertest.World) {
 		leases := w.Client.CoordinationV1().Leases(v1.NamespaceNodeLease)
 		w.Must(leases.Create(w.Context(), lease(), metav1.CreateOptions{}))
 		for range 10 {
@@ -93,7 +96,7 @@ func TestSilence(t *testing.T) {
 			t.Fatal("a Node that renews its lease is lost")
 		}
 		w.Events()
-		time.Sleep(gracePeriod - time.Second)
+		time.Sleep(GracePeriod - time.Second)
 		w.Settle()
 		if ready(w.Node("n")) != v1.ConditionTrue {
 			t.Error("lost too early")
@@ -110,6 +113,15 @@ func TestSilence(t *testing.T) {
 		wantTaints(t, n, "unreachable:NoSchedule")
 		if c := w.Pod("p").Status.Conditions[0]; c.Status != v1.ConditionFalse {
 			t.Errorf("the Pod is Ready=%s", c.Status)
+		}
+		if s := w.Pod("p").Status; s.Phase != v1.PodUnknown || s.Reason != "NodeLost" || s.Message != "Node n which was running pod p is unresponsive" {
+			t.Errorf("the Pod is %s %s %q", s.Phase, s.Reason, s.Message)
+		}
+		if p := w.Pod("done").Status.Phase; p != v1.PodSucceeded {
+			t.Errorf("a Pod that had ended is %s", p)
+		}
+		if p := w.Pod("bound").Status.Phase; p != v1.PodPending {
+			t.Errorf("a Pod that no agent has seen is %s", p)
 		}
 		// The Pod may be marked twice, which changes nothing, while the cache has not seen the first time.
 		e := strings.Join(slices.Compact(strings.Split(w.Events(), "\n")), "\n")
