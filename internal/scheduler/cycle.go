@@ -24,20 +24,29 @@ const (
 	plansPercent = 10
 )
 
+// maxPrepared is for how many kinds of Pods what the rules worked out is kept.
+const maxPrepared = 16
+
 // cycle makes decisions. It does no I/O and is not safe for concurrent use.
 //
-// What the rules work out for a Pod is kept for the next one: Pods mostly come in crowds that are alike, and then a decision
-// costs no look at Nodes beyond those that it chooses from.
+// What the rules work out for a Pod is kept, and kept up to date, for the next ones: Pods mostly come in crowds that are alike, and then
+// a decision costs no look at Nodes beyond those that it chooses from.
 type cycle struct {
 	state   *cluster.State
 	filters filter.Rules
 	local   filter.Rules
 	scores  score.Rules
 
-	next  int // the Node at which the next search begins, so that all have their turn
-	last  *cluster.Pod
-	epoch int // of the state, when last was prepared
+	next  int         // the Node at which the next search begins, so that all have their turn
+	kept  []*prepared // the last used first
+	epoch int         // of the state, when they were prepared
 
+	fitting []*cluster.Node // room for a list, used again for each Pod
+}
+
+// prepared are the rules for a kind of Pods.
+type prepared struct {
+	kind        *cluster.Pod
 	checks      *filter.Checks
 	preferences *score.Preferences
 }
@@ -46,23 +55,37 @@ func newCycle(state *cluster.State) *cycle {
 	c := &cycle{state: state, filters: filter.Default(), scores: score.Default()}
 	c.local = c.filters.Local()
 	state.Moved = func(pod *cluster.Pod, node *cluster.Node, sign int) {
-		if c.epoch != state.Epoch() {
-			c.last = nil
-		}
-		if c.last != nil {
-			c.checks.Count(pod, node, sign)
-			c.preferences.Count(pod, node, sign)
+		c.forget()
+		for _, p := range c.kept {
+			p.checks.Count(pod, node, sign)
+			p.preferences.Count(pod, node, sign)
 		}
 	}
 	return c
 }
 
-func (c *cycle) prepare(pod *cluster.Pod) {
-	if c.last == nil || c.epoch != c.state.Epoch() || !c.last.Alike(pod) {
-		c.checks, c.preferences = c.filters.Prepare(pod, c.state), c.scores.Prepare(pod, c.state)
-		c.last, c.epoch = pod, c.state.Epoch()
+// forget drops what does not hold any more.
+func (c *cycle) forget() {
+	if c.epoch != c.state.Epoch() {
+		c.kept, c.epoch = nil, c.state.Epoch()
 	}
-	c.checks.Pod = pod
+}
+
+func (c *cycle) prepare(pod *cluster.Pod) *prepared {
+	c.forget()
+	i := slices.IndexFunc(c.kept, func(p *prepared) bool { return p.kind.Alike(pod) })
+	if i < 0 {
+		if len(c.kept) < maxPrepared {
+			c.kept = append(c.kept, nil)
+		}
+		i = len(c.kept) - 1
+		c.kept[i] = &prepared{kind: pod, checks: c.filters.Prepare(pod, c.state), preferences: c.scores.Prepare(pod, c.state)}
+	}
+	p := c.kept[i]
+	copy(c.kept[1:], c.kept[:i])
+	c.kept[0] = p
+	p.checks.Pod = pod
+	return p
 }
 
 // place chooses the Node for a Pod: the one where room was made for it, else of those that all filters let pass the one with
@@ -72,31 +95,32 @@ func (c *cycle) place(pod *cluster.Pod) (*cluster.Node, error) {
 	if len(nodes) == 0 {
 		return nil, errNoNodes
 	}
-	c.prepare(pod)
-	if node := c.state.Node(c.state.Nominated(pod.UID)); node != nil && len(c.checks.Explain(node)) == 0 {
+	rules := c.prepare(pod)
+	if node := c.state.Node(c.state.Nominated(pod.UID)); node != nil && len(rules.checks.Explain(node)) == 0 {
 		return node, nil
 	}
 	wanted := wantedNodes(len(nodes))
 	refused := &fitError{nodes: len(nodes), reasons: map[string]int{}}
-	fitting := make([]*cluster.Node, 0, wanted)
+	fitting := c.fitting[:0]
 	start := c.next % len(nodes)
 	for i := 0; i < len(nodes) && len(fitting) < wanted; i++ {
 		node := nodes[(start+i)%len(nodes)]
 		c.next++
-		if reasons := c.checks.Explain(node); len(reasons) > 0 {
+		if reasons := rules.checks.Explain(node); len(reasons) > 0 {
 			refused.add(node, reasons)
 		} else {
 			fitting = append(fitting, node)
 		}
 	}
 	c.next %= len(nodes)
+	c.fitting = fitting
 	switch len(fitting) {
 	case 0:
 		return nil, refused
 	case 1:
 		return fitting[0], nil
 	}
-	total := c.preferences.Score(fitting)
+	total := rules.preferences.Score(fitting)
 	best := 0
 	for i := 1; i < len(fitting); i++ {
 		if total[i] > total[best] || total[i] == total[best] && emptier(fitting[i], fitting[best]) {
@@ -132,7 +156,7 @@ func (c *cycle) preempt(pod *cluster.Pod, refused *fitError, budgets func() []*p
 	reasons := map[string]int{}
 	if nodes := refused.evictable; len(nodes) > 0 {
 		enough := min(len(nodes), max(fewPlans, len(nodes)*plansPercent/100))
-		if plan, reasons = preempt.Find(c.checks, nodes, enough, budgets()); plan != nil {
+		if plan, reasons = preempt.Find(c.prepare(pod).checks, nodes, enough, budgets()); plan != nil {
 			refused.preempt = fmt.Sprintf("preemption: found a potential placement for pod on node %s, preempting %d victims",
 				plan.Node.Name, len(plan.Victims))
 			return plan, false

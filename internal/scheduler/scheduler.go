@@ -246,7 +246,7 @@ func (s *Scheduler) explain(ctx context.Context, pod *cluster.Pod, node *cluster
 		return
 	}
 	attrs := []any{"pod", pod.Namespace + "/" + pod.Name, "node", node.Name}
-	for rule, why := range s.cycle.preferences.Explain(node) {
+	for rule, why := range s.cycle.prepare(pod).preferences.Explain(node) {
 		attrs = append(attrs, rule, why)
 	}
 	s.log.DebugContext(ctx, "Placing Pod", attrs...)

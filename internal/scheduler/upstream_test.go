@@ -53,8 +53,7 @@ func TestLikeUpstream(t *testing.T) {
 	for round := range 3000 {
 		ctx, cancel := context.WithCancel(t.Context()) // ends what the framework has begun
 		s := u.scene(random)
-		ours := newCycle(s.state)
-		ours.prepare(s.pod)
+		ours := newCycle(s.state).prepare(s.pod)
 		fw := u.framework(ctx, s)
 		theirState := framework.NewCycleState()
 		names, status, _ := fw.RunPreFilterPlugins(t.Context(), theirState, s.pod.Pod)
