@@ -14,10 +14,10 @@ export CGO_ENABLED := 0
 export GOFLAGS     := -buildvcs=false -tags=$(TAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help build faults run images demo test chaos check bench deps clean
+.PHONY: help build faults run images demo test chaos check bench bench-scheduler deps clean
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build the static binary bin/peapod
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/peapod ./cmd/peapod
@@ -63,6 +63,10 @@ check: ## formatting, vet, linter, race detector
 bench: build images ## measure, side by side with podman (root)
 	@./scripts/install-deps.sh --bench
 	$(GO) run ./test/bench -peapod bin/peapod -images .images
+
+bench-scheduler: ## measure the scheduler with 5,000 nodes and 10,000 Pods: the decisions alone, then through an API server
+	$(GO) test ./internal/scheduler -run '^$$' -bench Cycle -benchtime 1x
+	$(GO) run ./test/bench/scheduler
 
 deps: # what peapod runs on this machine: installed when missing
 	@./scripts/install-deps.sh

@@ -84,6 +84,10 @@ var rules = []rule{
 		from: "scheduler/score", forbids: impure, allows: []string{"net/netip"},
 		reason: "scores are pure, so that they can be compared with upstream's on random Pods",
 	},
+	{
+		from: "scheduler/preempt", forbids: impure, allows: []string{"net/netip"},
+		reason: "the choice of victims is pure, so that it can be compared with upstream's on random Pods",
+	},
 }
 
 // impure are the packages by which a package could see or change anything but its arguments.
@@ -133,7 +137,7 @@ func TestOnlyConmonAndRuntimeStartPrograms(t *testing.T) {
 }
 
 func TestPurePackagesDoNotReadTheClock(t *testing.T) {
-	for _, dir := range []string{"agent/plan", "agent/status", "agent/admit", "agent/allocation", "agent/hosts", "scheduler/filter", "scheduler/score"} {
+	for _, dir := range []string{"agent/plan", "agent/status", "agent/admit", "agent/allocation", "agent/hosts", "scheduler/filter", "scheduler/score", "scheduler/preempt"} {
 		for file := range sourceFiles(t, dir) {
 			for _, name := range file.uses("time.Now", "time.Since", "time.Until", "time.Sleep", "time.After", "time.AfterFunc",
 				"time.NewTimer", "time.NewTicker", "time.Tick") {

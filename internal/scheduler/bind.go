@@ -2,9 +2,11 @@ package scheduler
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -26,14 +28,14 @@ func (s *Scheduler) bind(ctx context.Context, a *attempt) {
 		Target:     v1.ObjectReference{Kind: "Node", Name: a.node},
 	}, metav1.CreateOptions{})
 	if err == nil {
-		// The item stays busy until the watch shows the Pod on its Node, so that no older version of it is taken for a new one.
+		// The item stays where it is until the watch shows the Pod on its Node, so that no older version of it is taken for a new one.
 		s.cfg.Recorder.Eventf(pod, nil, v1.EventTypeNormal, "Scheduled", "Binding", "Successfully assigned %v/%v to %v", pod.Namespace, pod.Name, a.node)
 		return
 	}
 	held := false
 	s.change(func() {
 		if held = s.queue.holds(a.item); held {
-			s.freed(s.state.Remove(pod.UID))
+			s.release(pod)
 		}
 	})
 	if !held || ctx.Err() != nil {
@@ -44,11 +46,12 @@ func (s *Scheduler) bind(ctx context.Context, a *attempt) {
 		return
 	}
 	s.log.Error("Cannot bind Pod", "pod", pod.Namespace+"/"+pod.Name, "node", a.node, "err", err)
+	a.nominate = new(string) // the room on the Node that was meant is given up
 	a.err = fmt.Errorf("running Bind plugin %q: %w", "DefaultBinder", err)
 	s.reject(ctx, a, v1.PodReasonSchedulerError)
 }
 
-// reject shows the user why the Pod has no Node, and then has the Pod wait for better times.
+// reject shows the user why the Pod has no Node, has others evicted for it where that helps, and then has the Pod wait for better times.
 func (s *Scheduler) reject(ctx context.Context, a *attempt, reason string) {
 	it, pod, message := a.item, a.pod, a.err.Error()
 	// Nobody else touches these two while the item is busy.
@@ -56,31 +59,41 @@ func (s *Scheduler) reject(ctx context.Context, a *attempt, reason string) {
 		it.reported, it.at = message, time.Now()
 		s.cfg.Recorder.Eventf(pod, nil, v1.EventTypeWarning, "FailedScheduling", "Scheduling", "%s", truncate(message))
 	}
-	err := s.setCondition(ctx, pod, reason, message)
+	var requests errgroup.Group
+	if a.plan != nil {
+		requests.Go(func() error { return s.evict(ctx, a) })
+	}
+	err := s.setStatus(ctx, a, reason, message)
+	err = errors.Join(err, requests.Wait())
 	s.change(func() {
 		switch {
 		case !s.queue.holds(it): // gone, or bound after all
 		case err == nil && reason == v1.PodReasonUnschedulable:
-			s.queue.park(it)
+			s.queue.park(it, time.Now())
 		default:
 			s.queue.retry(it, time.Now())
 			if err != nil && ctx.Err() == nil {
-				s.log.Error("Cannot update the Pod's status", "pod", pod.Namespace+"/"+pod.Name, "err", err)
+				s.log.Error("Cannot say why the Pod has no node, or make room for it", "pod", pod.Namespace+"/"+pod.Name, "err", err)
 			}
 		}
 	})
 }
 
-// setCondition sets PodScheduled=False; without a request when it is so already.
-func (s *Scheduler) setCondition(ctx context.Context, pod *v1.Pod, reason, message string) error {
+// setStatus sets PodScheduled=False and the nominated Node; without a request when they are so already.
+func (s *Scheduler) setStatus(ctx context.Context, a *attempt, reason, message string) error {
+	pod := a.pod
 	status := pod.Status.DeepCopy()
-	if !podutil.UpdatePodCondition(status, &v1.PodCondition{
+	changed := podutil.UpdatePodCondition(status, &v1.PodCondition{
 		Type:               v1.PodScheduled,
 		Status:             v1.ConditionFalse,
 		ObservedGeneration: podutil.CalculatePodConditionObservedGeneration(&pod.Status, pod.Generation, v1.PodScheduled),
 		Reason:             reason,
 		Message:            message,
-	}) {
+	})
+	if a.nominate != nil && status.NominatedNodeName != *a.nominate {
+		status.NominatedNodeName, changed = *a.nominate, true
+	}
+	if !changed {
 		return nil
 	}
 	_, _, _, err := podstatus.PatchPodStatus(ctx, s.cfg.Client, pod.Namespace, pod.Name, pod.UID, pod.Status, *status)

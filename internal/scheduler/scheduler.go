@@ -5,8 +5,12 @@
 // never overcommit a Node. Everything that waits for the API server (binding, status, events) happens outside the lock, concurrently,
 // and for one Pod in order.
 //
-// Nothing polls. A Pod that fits nowhere is tried again when it fits a Node that an event was about: the Node's labels, taints or
-// capacity changed, or a Pod left it. After an error a Pod is tried again with a growing delay.
+// Nothing polls. A Pod that fits nowhere is tried again when an event may help it: a Node that would take it has changed or has lost a
+// Pod, or, where other Pods matter, one that it is about has come, gone or changed. While there is more important work, it then waits for
+// the end of a growing back-off. After an error a Pod is tried again after such a back-off.
+//
+// A Pod that fits nowhere may have less important ones evicted. From then on room is reserved for it on their Node (a nomination),
+// until it is placed there or elsewhere, is gone, or a more important Pod takes the room.
 package scheduler
 
 import (
@@ -19,15 +23,17 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	v1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
+	policylisters "k8s.io/client-go/listers/policy/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/events"
 
 	"peapod.dev/peapod/internal/scheduler/cluster"
-	"peapod.dev/peapod/internal/scheduler/filter"
-	"peapod.dev/peapod/internal/scheduler/score"
+	"peapod.dev/peapod/internal/scheduler/preempt"
 )
 
 // inFlight is the greatest number of requests to the API server at a time.
@@ -37,7 +43,7 @@ const inFlight = 64
 type Config struct {
 	// Client must not be rate limited (QPS < 0): a burst of Pods would wait in the client.
 	Client kubernetes.Interface
-	// Informers watch Pods and Nodes; Run starts them if nobody has.
+	// Informers watch Pods, Nodes, Namespaces and PodDisruptionBudgets; Run starts them if nobody has.
 	Informers informers.SharedInformerFactory
 	// Recorder writes events; nil means one of our own, as "default-scheduler".
 	Recorder events.EventRecorder
@@ -49,21 +55,22 @@ type Config struct {
 type Scheduler struct {
 	cfg     Config
 	log     *slog.Logger
-	filters filter.Rules
-	scores  score.Rules
+	budgets policylisters.PodDisruptionBudgetLister
 	wake    chan struct{} // has room for one: something may have become active
 
 	mu    sync.Mutex
 	queue *queue
 	state *cluster.State
+	cycle *cycle
 }
 
 // New makes a Scheduler; Run starts it.
 func New(cfg Config) *Scheduler {
 	s := &Scheduler{
-		cfg: cfg, log: cfg.Log, filters: filter.Default(), scores: score.Default(),
+		cfg: cfg, log: cfg.Log, budgets: cfg.Informers.Policy().V1().PodDisruptionBudgets().Lister(),
 		wake: make(chan struct{}, 1), queue: newQueue(), state: cluster.NewState(),
 	}
+	s.cycle = newCycle(s.state)
 	if s.log == nil {
 		s.log = slog.Default()
 	}
@@ -103,8 +110,12 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	return requests.Wait()
 }
 
-// watch feeds the events of Pods and Nodes in, and returns when all that exist are known.
+// watch feeds the events of Namespaces, Pods and Nodes in, and returns when all that exist are known.
 func (s *Scheduler) watch(ctx context.Context) error {
+	namespaces, err := s.cfg.Informers.Core().V1().Namespaces().Informer().AddEventHandler(handler(s.setNamespace, s.removeNamespace))
+	if err != nil {
+		return fmt.Errorf("cannot watch namespaces: %w", err)
+	}
 	pods, err := s.cfg.Informers.Core().V1().Pods().Informer().AddEventHandler(handler(s.setPod, s.removePod))
 	if err != nil {
 		return fmt.Errorf("cannot watch pods: %w", err)
@@ -114,7 +125,7 @@ func (s *Scheduler) watch(ctx context.Context) error {
 		return fmt.Errorf("cannot watch nodes: %w", err)
 	}
 	s.cfg.Informers.Start(ctx.Done())
-	cache.WaitFor(ctx, "", pods.HasSyncedChecker(), nodes.HasSyncedChecker())
+	cache.WaitFor(ctx, "", namespaces.HasSyncedChecker(), pods.HasSyncedChecker(), nodes.HasSyncedChecker())
 	return nil
 }
 
@@ -166,9 +177,14 @@ type attempt struct {
 	pod  *v1.Pod // the version decided about
 	node string
 	err  error // why there is no Node
+
+	plan     *preempt.Plan // the Pods to evict
+	yielding []*v1.Pod     // Pods that lose the room they had on the Node of plan
+	nominate *string       // the Node to nominate, "" for none any more; nil leaves it as it is
 }
 
-// decide takes the next Pod and chooses its Node, on which it counts from now on. It returns nil when there is nothing to do.
+// decide takes the next Pod and chooses its Node, on which it counts from now on, or the Pods that have to go for it. It returns nil when
+// there is nothing to do.
 func (s *Scheduler) decide(ctx context.Context) *attempt {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -176,14 +192,53 @@ func (s *Scheduler) decide(ctx context.Context) *attempt {
 	if it == nil {
 		return nil
 	}
-	node, err := findNode(s.filters, s.scores, s.state, it.pod)
-	it.nodeless = errors.Is(err, errNoNodes)
-	if err != nil {
-		return &attempt{item: it, pod: it.pod.Pod, err: err}
+	a := &attempt{item: it, pod: it.pod.Pod}
+	node, err := s.cycle.place(it.pod)
+	it.nodeless, it.distant = errors.Is(err, errNoNodes), false
+	if err == nil {
+		s.explain(ctx, it.pod, node)
+		s.state.Place(it.pod, node.Name)
+		s.queue.bind(it)
+		a.node = node.Name
+		return a
 	}
-	s.explain(ctx, it.pod, node)
-	s.state.Place(it.pod, node.Name)
-	return &attempt{item: it, pod: it.pod.Pod, node: node.Name}
+	a.err = err
+	nominated, keep := "", false
+	if refused := (*fitError)(nil); errors.As(err, &refused) {
+		it.distant = refused.distant
+		if a.plan, keep = s.cycle.preempt(it.pod, refused, s.listBudgets); a.plan != nil {
+			nominated = a.plan.Node.Name
+			a.yielding = s.displace(it.pod, a.plan.Node)
+		}
+	}
+	if !keep {
+		s.state.Nominate(it.pod, nominated)
+		a.nominate = &nominated
+	}
+	return a
+}
+
+// displace takes the room on a Node from Pods less important than pod, which may no longer fit there: they look for another.
+func (s *Scheduler) displace(pod *cluster.Pod, node *cluster.Node) (displaced []*v1.Pod) {
+	for other := range node.Nominated() {
+		if other.Priority >= pod.Priority {
+			continue
+		}
+		displaced = append(displaced, other.Pod)
+		s.state.Nominate(other, "")
+		if it := s.queue.items[other.UID]; it != nil {
+			s.queue.activate(it, time.Now())
+		}
+	}
+	return displaced
+}
+
+func (s *Scheduler) listBudgets() []*policyv1.PodDisruptionBudget {
+	budgets, err := s.budgets.List(labels.Everything())
+	if err != nil {
+		s.log.Error("Cannot list PodDisruptionBudgets", "err", err)
+	}
+	return budgets
 }
 
 func (s *Scheduler) explain(ctx context.Context, pod *cluster.Pod, node *cluster.Node) {
@@ -191,63 +246,8 @@ func (s *Scheduler) explain(ctx context.Context, pod *cluster.Pod, node *cluster
 		return
 	}
 	attrs := []any{"pod", pod.Namespace + "/" + pod.Name, "node", node.Name}
-	for _, rule := range s.scores {
-		attrs = append(attrs, rule.Name(), rule.Explain(pod, node))
+	for rule, why := range s.cycle.prepare(pod).preferences.Explain(node) {
+		attrs = append(attrs, rule, why)
 	}
 	s.log.DebugContext(ctx, "Placing Pod", attrs...)
-}
-
-func (s *Scheduler) setPod(pod *v1.Pod) {
-	switch {
-	case pod.Status.Phase == v1.PodSucceeded || pod.Status.Phase == v1.PodFailed:
-		s.removePod(pod)
-	case pod.Spec.NodeName != "":
-		s.change(func() {
-			s.queue.remove(pod.UID)
-			if s.state.Place(cluster.NewPod(pod), pod.Spec.NodeName) {
-				s.freed(pod.Spec.NodeName) // it may use less than before
-			}
-		})
-	case pod.Spec.SchedulerName != v1.DefaultSchedulerName || pod.DeletionTimestamp != nil || len(pod.Spec.SchedulingGates) > 0:
-		// The condition SchedulingGated is the API server's to set (pkg/registry/core/pod/strategy.go).
-		s.removePod(pod)
-	default:
-		s.change(func() { s.queue.set(cluster.NewPod(pod), time.Now()) })
-	}
-}
-
-func (s *Scheduler) removePod(pod *v1.Pod) {
-	s.change(func() {
-		s.queue.remove(pod.UID)
-		s.freed(s.state.Remove(pod.UID))
-	})
-}
-
-func (s *Scheduler) setNode(node *v1.Node) {
-	s.change(func() {
-		s.state.SetNode(node)
-		for it := range s.queue.waiting() {
-			if it.nodeless {
-				s.queue.activate(it)
-			}
-		}
-		s.freed(node.Name)
-	})
-}
-
-func (s *Scheduler) removeNode(node *v1.Node) {
-	s.change(func() { s.state.RemoveNode(node.Name) })
-}
-
-// freed tries again each Pod that now fits on a Node about which something has changed. Others would fail as before.
-func (s *Scheduler) freed(name string) {
-	node := s.state.Node(name)
-	if node == nil {
-		return
-	}
-	for it := range s.queue.waiting() {
-		if len(s.filters.Explain(it.pod, node)) == 0 {
-			s.queue.activate(it)
-		}
-	}
 }

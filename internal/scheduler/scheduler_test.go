@@ -27,6 +27,8 @@ type world struct {
 	client *fake.Clientset
 	events *events.FakeRecorder
 	refuse error // what the next binding fails with
+
+	deletions []string // in the order of the requests, where graceful
 }
 
 // in runs a test in a bubble with its own clock; every w.settle waits until nothing moves any more.

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"iter"
 	"maps"
 
 	v1 "k8s.io/api/core/v1"
@@ -14,16 +15,16 @@ type Node struct {
 	Allocatable Resources
 	// Requested and Estimate are the sums of the Pods' Requests and Estimate.
 	Requested, Estimate Resources
+	name                string
+	images              map[string]int64
 	ports               map[HostPort]int
 	pods                map[types.UID]*Pod
+	nominated           map[types.UID]*Pod
 }
 
-func newNode() *Node {
-	return &Node{Requested: Resources{}, Estimate: Resources{}, ports: map[HostPort]int{}, pods: map[types.UID]*Pod{}}
+func newNode(name string) *Node {
+	return &Node{name: name, ports: map[HostPort]int{}, pods: map[types.UID]*Pod{}}
 }
-
-// Free returns what is left of a resource; less than zero when Pods that name the Node themselves overcommit it.
-func (n *Node) Free(name v1.ResourceName) int64 { return n.Allocatable[name] - n.Requested[name] }
 
 // Taken reports whether a Pod of this Node holds a port that conflicts with p.
 func (n *Node) Taken(p HostPort) bool {
@@ -35,29 +36,36 @@ func (n *Node) Taken(p HostPort) bool {
 	return false
 }
 
-// Pods returns the number of Pods that count here.
-func (n *Node) Pods() int { return len(n.pods) }
+// ImageSize returns the bytes of an image that is on the Node, 0 for another.
+func (n *Node) ImageSize(name string) int64 { return n.images[name] }
 
-func (n *Node) add(p *Pod) {
+// Len returns the number of Pods that count here.
+func (n *Node) Len() int { return len(n.pods) }
+
+// Pods yields the Pods that count here, in no order.
+func (n *Node) Pods() iter.Seq[*Pod] { return maps.Values(n.pods) }
+
+// Nominated yields the Pods that wait for room here which has been made for them.
+func (n *Node) Nominated() iter.Seq[*Pod] { return maps.Values(n.nominated) }
+
+// Add lets a Pod count here. Outside of State it is for trials, that end with everything as it was.
+func (n *Node) Add(p *Pod) {
 	n.pods[p.UID] = p
 	n.count(p, 1)
 }
 
-func (n *Node) remove(p *Pod) {
+// Remove ends what Add began.
+func (n *Node) Remove(p *Pod) {
 	delete(n.pods, p.UID)
 	n.count(p, -1)
 }
 
 func (n *Node) count(p *Pod, sign int) {
-	n.Requested.add(p.Requests, int64(sign))
-	n.Estimate.add(p.Estimate, int64(sign))
+	n.Requested.add(&p.Requests, int64(sign))
+	n.Estimate.add(&p.Estimate, int64(sign))
 	for _, port := range p.Ports {
 		if n.ports[port] += sign; n.ports[port] == 0 {
 			delete(n.ports, port)
 		}
 	}
-}
-
-func sameUse(a, b *Pod) bool {
-	return maps.Equal(a.Requests, b.Requests) && maps.Equal(a.Estimate, b.Estimate)
 }

@@ -15,37 +15,65 @@ const (
 	defaultMemory   int64 = 200 << 20
 )
 
-// Resources maps a resource to an amount: thousandths of a core for cpu, whole units for everything else. A zero amount is
-// never stored. "pods" counts Pods, so that the limit on their number is a resource like the others.
-type Resources map[v1.ResourceName]int64
+// Resources are amounts: thousandths of a core for cpu, whole units for everything else. Pods counts Pods, so that the limit on their
+// number is a resource like the others. The common ones are fields because they are looked at for every Pod on every Node.
+type Resources struct {
+	MilliCPU, Memory, EphemeralStorage, Pods int64
+	// Others never holds a zero amount.
+	Others map[v1.ResourceName]int64
+}
 
 func resourcesOf(list v1.ResourceList) Resources {
-	r := make(Resources, len(list))
+	var r Resources
 	for name, quantity := range list {
-		amount := quantity.Value()
-		if name == v1.ResourceCPU {
-			amount = quantity.MilliValue()
-		}
-		if amount != 0 {
-			r[name] = amount
+		switch name {
+		case v1.ResourceCPU:
+			r.MilliCPU = quantity.MilliValue()
+		case v1.ResourceMemory:
+			r.Memory = quantity.Value()
+		case v1.ResourceEphemeralStorage:
+			r.EphemeralStorage = quantity.Value()
+		case v1.ResourcePods:
+			r.Pods = quantity.Value()
+		default:
+			r.addOther(name, quantity.Value())
 		}
 	}
 	return r
 }
 
-func (r Resources) add(other Resources, sign int64) {
-	for name, amount := range other {
-		if r[name] += sign * amount; r[name] == 0 {
-			delete(r, name)
-		}
+// Equal reports whether both are the same amounts.
+func (r *Resources) Equal(other *Resources) bool {
+	return r.MilliCPU == other.MilliCPU && r.Memory == other.Memory && r.EphemeralStorage == other.EphemeralStorage &&
+		r.Pods == other.Pods && maps.Equal(r.Others, other.Others)
+}
+
+func (r *Resources) add(other *Resources, sign int64) {
+	r.MilliCPU += sign * other.MilliCPU
+	r.Memory += sign * other.Memory
+	r.EphemeralStorage += sign * other.EphemeralStorage
+	r.Pods += sign * other.Pods
+	for name, amount := range other.Others {
+		r.addOther(name, sign*amount)
 	}
+}
+
+func (r *Resources) addOther(name v1.ResourceName, amount int64) {
+	if amount += r.Others[name]; amount == 0 {
+		delete(r.Others, name)
+		return
+	}
+	if r.Others == nil {
+		r.Others = map[v1.ResourceName]int64{}
+	}
+	r.Others[name] = amount
 }
 
 // requestsOf returns what pod asks for: containers, init containers, sidecars, Pod level resources, overhead, and for a Pod that
 // runs also what its node has already given it.
 func requestsOf(pod *v1.Pod) Resources {
 	r := resourcesOf(resourcehelper.PodRequests(pod, options(nil)))
-	r[v1.ResourcePods] = 1
+	r.Pods = 1
 	return r
 }
 
@@ -63,8 +91,7 @@ func estimateOf(pod *v1.Pod) Resources {
 		}
 	}
 	r := resourcesOf(resourcehelper.PodRequests(pod, options(missing)))
-	maps.DeleteFunc(r, func(name v1.ResourceName, _ int64) bool { return name != v1.ResourceCPU && name != v1.ResourceMemory })
-	return r
+	return Resources{MilliCPU: r.MilliCPU, Memory: r.Memory}
 }
 
 func options(missing v1.ResourceList) resourcehelper.PodResourcesOptions {

@@ -37,7 +37,7 @@ func expression(key string, op v1.NodeSelectorOperator, values ...string) v1.Nod
 	return v1.NodeSelectorTerm{MatchExpressions: []v1.NodeSelectorRequirement{{Key: key, Operator: op, Values: values}}}
 }
 
-func named(names ...string) v1.NodeSelectorTerm {
+func onNodes(names ...string) v1.NodeSelectorTerm {
 	return v1.NodeSelectorTerm{MatchFields: []v1.NodeSelectorRequirement{{Key: "metadata.name", Operator: v1.NodeSelectorOpIn, Values: names}}}
 }
 
@@ -58,9 +58,9 @@ func TestDefault(t *testing.T) {
 		"affinity is an or":  {pod: v1.PodSpec{Affinity: requires(expression("a", v1.NodeSelectorOpExists), expression("a", v1.NodeSelectorOpDoesNotExist))}},
 		"affinity":           {pod: v1.PodSpec{Affinity: requires(expression("a", v1.NodeSelectorOpExists))}, want: []string{"node(s) didn't match Pod's node affinity/selector"}, hopeless: true},
 		"no term":            {pod: v1.PodSpec{Affinity: requires()}, want: []string{"node(s) didn't match Pod's node affinity/selector"}, hopeless: true},
-		"affinity by name":   {pod: v1.PodSpec{Affinity: requires(named("m"), named("n"))}},
-		"affinity elsewhere": {pod: v1.PodSpec{Affinity: requires(named("m"), named("o"))}, want: []string{"node(s) didn't satisfy plugin(s) [NodeAffinity]"}, hopeless: true},
-		"affinity by name or label": {pod: v1.PodSpec{Affinity: requires(named("m"), expression("a", v1.NodeSelectorOpExists))},
+		"affinity by name":   {pod: v1.PodSpec{Affinity: requires(onNodes("m"), onNodes("n"))}},
+		"affinity elsewhere": {pod: v1.PodSpec{Affinity: requires(onNodes("m"), onNodes("o"))}, want: []string{"node(s) didn't satisfy plugin(s) [NodeAffinity]"}, hopeless: true},
+		"affinity by name or label": {pod: v1.PodSpec{Affinity: requires(onNodes("m"), expression("a", v1.NodeSelectorOpExists))},
 			want: []string{"node(s) didn't match Pod's node affinity/selector"}, hopeless: true},
 		"cordoned": {node: v1.Node{Spec: v1.NodeSpec{Unschedulable: true, Taints: []v1.Taint{{Key: v1.TaintNodeUnschedulable, Effect: v1.TaintEffectNoSchedule}}}},
 			want: []string{"node(s) were unschedulable"}, hopeless: true},
@@ -99,9 +99,9 @@ func TestDefault(t *testing.T) {
 			if tc.node.Status.Allocatable == nil {
 				tc.node.Status.Allocatable = list("cpu", "2", "memory", "4Gi", "pods", "10")
 			}
-			node := state.SetNode(&tc.node)
+			node, _ := state.SetNode(&tc.node)
 			state.Place(cluster.NewPod(&v1.Pod{ObjectMeta: metav1.ObjectMeta{UID: types.UID("there")}, Spec: tc.there}), "n")
-			reasons := Default().Explain(cluster.NewPod(&v1.Pod{Spec: tc.pod}), node)
+			reasons := Default().Prepare(cluster.NewPod(&v1.Pod{Spec: tc.pod}), state).Explain(node)
 			var got []string
 			for _, r := range reasons {
 				got = append(got, r.Text)

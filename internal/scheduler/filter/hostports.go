@@ -9,8 +9,15 @@ import (
 // HostPorts keeps two Pods from wanting the same port of one Node.
 type HostPorts struct{}
 
-// Explain implements Rule.
-func (HostPorts) Explain(pod *cluster.Pod, node *cluster.Node) []Reason {
+// Prepare implements Rule.
+func (HostPorts) Prepare(pod *cluster.Pod, _ *cluster.State) Check {
+	if len(pod.Ports) == 0 {
+		return nil
+	}
+	return forPod{pod, freePorts}
+}
+
+func freePorts(pod *cluster.Pod, node *cluster.Node) []Reason {
 	if !slices.ContainsFunc(pod.Ports, node.Taken) {
 		return nil
 	}

@@ -1,29 +1,35 @@
 package filter
 
 import (
-	v1 "k8s.io/api/core/v1"
-
 	"peapod.dev/peapod/internal/scheduler/cluster"
 )
 
 // Resources keeps the sum of requests on a Node within what the Node can give, for every resource and for the number of Pods.
 type Resources struct{}
 
-// Explain implements Rule. It names every resource that is short.
-func (Resources) Explain(pod *cluster.Pod, node *cluster.Node) []Reason {
+// Prepare implements Rule.
+func (Resources) Prepare(pod *cluster.Pod, _ *cluster.State) Check { return forPod{pod, enough} }
+
+// enough names every resource that is short.
+func enough(pod *cluster.Pod, node *cluster.Node) []Reason {
+	want, has, used := &pod.Requests, &node.Allocatable, &node.Requested
 	var reasons []Reason
 	possible := true
-	for name, want := range pod.Requests {
-		if want <= node.Free(name) {
-			continue
+	compare := func(text string, want, has, used int64) {
+		if want <= 0 || want <= has-used {
+			return
 		}
-		text := "Insufficient " + string(name)
-		if name == v1.ResourcePods {
-			text = "Too many pods"
-		} else if want > node.Allocatable[name] {
-			possible = false
-		}
+		possible = possible && want <= has
 		reasons = append(reasons, Reason{Text: text})
+	}
+	if has.Pods-used.Pods < want.Pods {
+		reasons = append(reasons, Reason{Text: "Too many pods"})
+	}
+	compare("Insufficient cpu", want.MilliCPU, has.MilliCPU, used.MilliCPU)
+	compare("Insufficient memory", want.Memory, has.Memory, used.Memory)
+	compare("Insufficient ephemeral-storage", want.EphemeralStorage, has.EphemeralStorage, used.EphemeralStorage)
+	for name, amount := range want.Others {
+		compare("Insufficient "+string(name), amount, has.Others[name], used.Others[name])
 	}
 	for i := range reasons {
 		// If even the empty Node is too small in one respect, no eviction helps.

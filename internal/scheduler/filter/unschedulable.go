@@ -11,11 +11,15 @@ import (
 // Unschedulable keeps Pods off a cordoned Node, save those that tolerate the taint of that name.
 type Unschedulable struct{}
 
-// Explain implements Rule.
-func (Unschedulable) Explain(pod *cluster.Pod, node *cluster.Node) []Reason {
+// Prepare implements Rule.
+func (Unschedulable) Prepare(pod *cluster.Pod, _ *cluster.State) Check { return forPod{pod, open} }
+
+func open(pod *cluster.Pod, node *cluster.Node) []Reason {
+	if !node.Spec.Unschedulable {
+		return nil
+	}
 	cordon := v1.Taint{Key: v1.TaintNodeUnschedulable, Effect: v1.TaintEffectNoSchedule}
-	if !node.Spec.Unschedulable ||
-		corev1helpers.TolerationsTolerateTaint(logr.Discard(), pod.Spec.Tolerations, &cordon, false) {
+	if corev1helpers.TolerationsTolerateTaint(logr.Discard(), pod.Spec.Tolerations, &cordon, false) {
 		return nil
 	}
 	return []Reason{{Text: "node(s) were unschedulable"}}

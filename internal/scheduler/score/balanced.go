@@ -16,40 +16,37 @@ func (BalancedAllocation) Name() string { return "NodeResourcesBalancedAllocatio
 // Weight implements Rule.
 func (BalancedAllocation) Weight() int64 { return 1 }
 
-// Score implements Rule.
-func (BalancedAllocation) Score(pod *cluster.Pod, nodes []*cluster.Node) []int64 {
-	return each(nodes, func(n *cluster.Node) int64 { return balance(pod, n) })
+// Prepare implements Rule.
+func (BalancedAllocation) Prepare(pod *cluster.Pod, _ *cluster.State) Preference {
+	if pod.Requests.MilliCPU == 0 && pod.Requests.Memory == 0 {
+		// Pods that request nothing would all go to the same Node (kubernetes/kubernetes#129138).
+		return nil
+	}
+	return evenUse{pod}
 }
 
-// Explain implements Rule.
-func (BalancedAllocation) Explain(pod *cluster.Pod, node *cluster.Node) string {
-	return fmt.Sprintf("balance of cpu and memory %d", balance(pod, node))
+type evenUse struct{ pod *cluster.Pod }
+
+// Score implements Preference.
+func (p evenUse) Score(nodes []*cluster.Node) []int64 { return each(nodes, p.balance) }
+
+// Explain implements Preference.
+func (p evenUse) Explain(node *cluster.Node) string {
+	return fmt.Sprintf("balance of cpu and memory %d", p.balance(node))
 }
 
 // balance is 75 for a Pod that leaves the balance as it is, up to 100 for one that restores it, down to 50 for one that upsets it.
-func balance(pod *cluster.Pod, node *cluster.Node) int64 {
-	var before, after []float64
-	asks := false
-	for _, name := range compared() {
-		want := pod.Requests[name]
-		asks = asks || want > 0
-		if capacity := node.Allocatable[name]; capacity > 0 {
-			before = append(before, min(1, float64(node.Requested[name])/float64(capacity)))
-			after = append(after, min(1, float64(node.Requested[name]+want)/float64(capacity)))
-		}
+func (p evenUse) balance(node *cluster.Node) int64 {
+	want, has, used := &p.pod.Requests, &node.Allocatable, &node.Requested
+	before, after := int64(Max), int64(Max)
+	if has.MilliCPU > 0 && has.Memory > 0 { // a single resource is always in balance
+		before = evenness(share(used.MilliCPU, has.MilliCPU), share(used.Memory, has.Memory))
+		after = evenness(share(used.MilliCPU+want.MilliCPU, has.MilliCPU), share(used.Memory+want.Memory, has.Memory))
 	}
-	if !asks {
-		// Pods that request nothing would all go to the same Node (kubernetes/kubernetes#129138).
-		return 0
-	}
-	return Max/2 + (Max/2+evenness(after)-evenness(before))/2
+	return Max/2 + (Max/2+after-before)/2
 }
 
-// evenness is Max when all shares are alike; the standard deviation of them is taken off.
-func evenness(shares []float64) int64 {
-	deviation := 0.0
-	if len(shares) == 2 {
-		deviation = math.Abs(shares[0]-shares[1]) / 2
-	}
-	return int64((1 - deviation) * Max)
-}
+func share(used, has int64) float64 { return min(1, float64(used)/float64(has)) }
+
+// evenness is Max when both shares are alike; the standard deviation of them is taken off.
+func evenness(a, b float64) int64 { return int64((1 - math.Abs(a-b)/2) * Max) }

@@ -3,13 +3,8 @@ package score
 import (
 	"fmt"
 
-	v1 "k8s.io/api/core/v1"
-
 	"peapod.dev/peapod/internal/scheduler/cluster"
 )
-
-// compared returns the resources by which Nodes are compared.
-func compared() []v1.ResourceName { return []v1.ResourceName{v1.ResourceCPU, v1.ResourceMemory} }
 
 // LeastAllocated prefers Nodes with the greater share of cpu and memory left.
 type LeastAllocated struct{}
@@ -20,28 +15,33 @@ func (LeastAllocated) Name() string { return "NodeResourcesFit" }
 // Weight implements Rule.
 func (LeastAllocated) Weight() int64 { return 1 }
 
-// Score implements Rule.
-func (LeastAllocated) Score(pod *cluster.Pod, nodes []*cluster.Node) []int64 {
-	return each(nodes, func(n *cluster.Node) int64 { return leftover(pod, n) })
+// Prepare implements Rule.
+func (LeastAllocated) Prepare(pod *cluster.Pod, _ *cluster.State) Preference { return muchLeft{pod} }
+
+type muchLeft struct{ pod *cluster.Pod }
+
+// Score implements Preference.
+func (p muchLeft) Score(nodes []*cluster.Node) []int64 { return each(nodes, p.leftover) }
+
+// Explain implements Preference.
+func (p muchLeft) Explain(node *cluster.Node) string {
+	return fmt.Sprintf("%d%% of cpu and memory left", p.leftover(node))
 }
 
-// Explain implements Rule.
-func (LeastAllocated) Explain(pod *cluster.Pod, node *cluster.Node) string {
-	return fmt.Sprintf("%d%% of cpu and memory left", leftover(pod, node))
-}
-
-func leftover(pod *cluster.Pod, node *cluster.Node) int64 {
+func (p muchLeft) leftover(node *cluster.Node) int64 {
+	want, has, used := &p.pod.Estimate, &node.Allocatable, &node.Estimate
 	var sum, count int64
-	for _, name := range compared() {
-		capacity := node.Allocatable[name]
-		if capacity == 0 {
-			continue
+	compare := func(want, has, used int64) {
+		if has == 0 {
+			return
 		}
 		count++
-		if used := node.Estimate[name] + pod.Estimate[name]; used <= capacity {
-			sum += (capacity - used) * Max / capacity
+		if used += want; used <= has {
+			sum += (has - used) * Max / has
 		}
 	}
+	compare(want.MilliCPU, has.MilliCPU, used.MilliCPU)
+	compare(want.Memory, has.Memory, used.Memory)
 	if count == 0 {
 		return 0
 	}

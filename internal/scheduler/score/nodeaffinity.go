@@ -3,6 +3,8 @@ package score
 import (
 	"fmt"
 
+	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
+
 	"peapod.dev/peapod/internal/scheduler/cluster"
 )
 
@@ -15,19 +17,24 @@ func (NodeAffinity) Name() string { return "NodeAffinity" }
 // Weight implements Rule.
 func (NodeAffinity) Weight() int64 { return 2 }
 
-// Score implements Rule.
-func (NodeAffinity) Score(pod *cluster.Pod, nodes []*cluster.Node) []int64 {
-	return normalize(each(nodes, func(n *cluster.Node) int64 { return preference(pod, n) }), false)
-}
-
-// Explain implements Rule.
-func (NodeAffinity) Explain(pod *cluster.Pod, node *cluster.Node) string {
-	return fmt.Sprintf("preferred terms of weight %d match", preference(pod, node))
-}
-
-func preference(pod *cluster.Pod, node *cluster.Node) int64 {
+// Prepare implements Rule.
+func (NodeAffinity) Prepare(pod *cluster.Pod, _ *cluster.State) Preference {
 	if pod.Preferred == nil {
-		return 0
+		return nil
 	}
-	return pod.Preferred.Score(node.Node)
+	return preferredTerms{pod.Preferred}
+}
+
+type preferredTerms struct {
+	terms *nodeaffinity.PreferredSchedulingTerms
+}
+
+// Score implements Preference.
+func (p preferredTerms) Score(nodes []*cluster.Node) []int64 {
+	return normalize(each(nodes, func(n *cluster.Node) int64 { return p.terms.Score(n.Node) }), false)
+}
+
+// Explain implements Preference.
+func (p preferredTerms) Explain(node *cluster.Node) string {
+	return fmt.Sprintf("preferred terms of weight %d match", p.terms.Score(node.Node))
 }

@@ -18,10 +18,22 @@ type Rule interface {
 	Name() string
 	// Weight is what the score is multiplied with (pkg/scheduler/apis/config/v1/default_plugins.go).
 	Weight() int64
-	// Score returns a score from 0 to Max for each Node, in their order.
-	Score(pod *cluster.Pod, nodes []*cluster.Node) []int64
+	// Prepare works out once for a Pod what will be asked about every Node. It returns nil when all Nodes are alike to the rule.
+	Prepare(pod *cluster.Pod, state *cluster.State) Preference
+}
+
+// Preference is a rule for one Pod.
+type Preference interface {
+	// Score returns a score from 0 to Max for each Node, in their order; nil when it prefers none of them.
+	Score(nodes []*cluster.Node) []int64
 	// Explain says in a few words what the score of a Node rests on.
-	Explain(pod *cluster.Pod, node *cluster.Node) string
+	Explain(node *cluster.Node) string
+}
+
+// Counter is a preference that keeps counts of Pods and can be kept up to date.
+type Counter interface {
+	// Count takes note that other has come to node (1) or has left it (-1).
+	Count(other *cluster.Pod, node *cluster.Node, sign int)
 }
 
 // Rules is a list of rules whose weighted scores are added up.
@@ -29,18 +41,65 @@ type Rules []Rule
 
 // Default returns all the rules.
 func Default() Rules {
-	return Rules{Taints{}, NodeAffinity{}, LeastAllocated{}, BalancedAllocation{}}
+	return Rules{Taints{}, NodeAffinity{}, LeastAllocated{}, TopologySpread{}, PodAffinity{}, BalancedAllocation{}, ImageLocality{}}
+}
+
+// Prepare prepares all the rules for a Pod.
+func (rules Rules) Prepare(pod *cluster.Pod, state *cluster.State) *Preferences {
+	p := &Preferences{}
+	for _, rule := range rules {
+		preference := rule.Prepare(pod, state)
+		if preference == nil {
+			continue
+		}
+		p.all = append(p.all, weighted{rule, preference})
+		if counter, ok := preference.(Counter); ok {
+			p.counters = append(p.counters, counter)
+		}
+	}
+	return p
+}
+
+// Preferences are the rules for one Pod, or for others that are Alike. They hold as long as the cluster's Epoch does not change and every
+// Pod that comes and goes is counted.
+type Preferences struct {
+	all      []weighted
+	counters []Counter
+}
+
+type weighted struct {
+	rule Rule
+	Preference
+}
+
+// Count takes note that other has come to node (1) or has left it (-1).
+func (p *Preferences) Count(other *cluster.Pod, node *cluster.Node, sign int) {
+	for _, counter := range p.counters {
+		counter.Count(other, node, sign)
+	}
 }
 
 // Score returns the sum of the weighted scores for each Node, in their order.
-func (rules Rules) Score(pod *cluster.Pod, nodes []*cluster.Node) []int64 {
+func (p *Preferences) Score(nodes []*cluster.Node) []int64 {
 	total := make([]int64, len(nodes))
-	for _, rule := range rules {
-		for i, s := range rule.Score(pod, nodes) {
-			total[i] += rule.Weight() * s
+	for _, w := range p.all {
+		weight := w.rule.Weight()
+		for i, s := range w.Score(nodes) {
+			total[i] += weight * s
 		}
 	}
 	return total
+}
+
+// Explain yields what each preference says about a Node.
+func (p *Preferences) Explain(node *cluster.Node) func(yield func(rule, why string) bool) {
+	return func(yield func(rule, why string) bool) {
+		for _, w := range p.all {
+			if !yield(w.rule.Name(), w.Preference.Explain(node)) {
+				return
+			}
+		}
+	}
 }
 
 // normalize scales counts so that the greatest becomes Max; reverse makes the least the best.
@@ -64,4 +123,18 @@ func each(nodes []*cluster.Node, f func(*cluster.Node) int64) []int64 {
 		out[i] = f(n)
 	}
 	return out
+}
+
+// places sums up weights by parts of a topology: label key, then value.
+type places map[string]map[string]int64
+
+func (p places) add(key string, node *cluster.Node, weight int64) {
+	value, ok := node.Labels[key]
+	if !ok {
+		return
+	}
+	if p[key] == nil {
+		p[key] = map[string]int64{}
+	}
+	p[key][value] += weight
 }

@@ -2,7 +2,6 @@ package score
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/go-logr/logr"
 	v1 "k8s.io/api/core/v1"
@@ -20,21 +19,28 @@ func (Taints) Name() string { return "TaintToleration" }
 // Weight implements Rule.
 func (Taints) Weight() int64 { return 3 }
 
-// Score implements Rule.
-func (Taints) Score(pod *cluster.Pod, nodes []*cluster.Node) []int64 {
-	return normalize(each(nodes, func(n *cluster.Node) int64 { return untolerated(pod, n) }), true)
+// Prepare implements Rule.
+func (Taints) Prepare(pod *cluster.Pod, _ *cluster.State) Preference { return fewTaints{pod} }
+
+type fewTaints struct{ pod *cluster.Pod }
+
+// Score implements Preference.
+func (p fewTaints) Score(nodes []*cluster.Node) []int64 {
+	return normalize(each(nodes, p.untolerated), true)
 }
 
-// Explain implements Rule.
-func (Taints) Explain(pod *cluster.Pod, node *cluster.Node) string {
-	return fmt.Sprintf("%d untolerated PreferNoSchedule taints", untolerated(pod, node))
+// Explain implements Preference.
+func (p fewTaints) Explain(node *cluster.Node) string {
+	return fmt.Sprintf("%d untolerated PreferNoSchedule taints", p.untolerated(node))
 }
 
-func untolerated(pod *cluster.Pod, node *cluster.Node) int64 {
-	// Only tolerations of all effects or of this one count, which ToleratesTaint sees to.
-	taints := slices.DeleteFunc(slices.Clone(node.Spec.Taints), func(t v1.Taint) bool {
-		return t.Effect != v1.TaintEffectPreferNoSchedule ||
-			corev1helpers.TolerationsTolerateTaint(logr.Discard(), pod.Spec.Tolerations, &t, false)
-	})
-	return int64(len(taints))
+func (p fewTaints) untolerated(node *cluster.Node) (n int64) {
+	for i := range node.Spec.Taints {
+		// Only tolerations of all effects or of this one count, which ToleratesTaint sees to.
+		if t := &node.Spec.Taints[i]; t.Effect == v1.TaintEffectPreferNoSchedule &&
+			!corev1helpers.TolerationsTolerateTaint(logr.Discard(), p.pod.Spec.Tolerations, t, false) {
+			n++
+		}
+	}
+	return n
 }
