@@ -83,9 +83,11 @@ func (w *Worker) setupVolumes(ctx context.Context, pod *v1.Pod) {
 		failed()
 		return
 	}
-	w.filling.Lock()
-	err := w.cfg.Volumes.Setup(ctx, pod)
-	w.filling.Unlock()
+	err := w.filling.Acquire(ctx, 1)
+	if err == nil {
+		err = w.cfg.Volumes.Setup(ctx, pod)
+		w.filling.Release(1)
+	}
 	switch {
 	case err == nil:
 		w.setVolumes(plan.Volumes{Ready: true})
@@ -119,8 +121,10 @@ func (w *Worker) imageVolumes(ctx context.Context, pod *v1.Pod) bool {
 }
 
 func (w *Worker) teardownVolumes(ctx context.Context) error {
-	w.filling.Lock()
-	defer w.filling.Unlock()
+	if err := w.filling.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	defer w.filling.Release(1)
 	if err := w.cfg.Volumes.Teardown(ctx, w.uid); err != nil {
 		return err
 	}
@@ -169,12 +173,13 @@ func (w *Worker) refresh(ctx context.Context, pod *v1.Pod) {
 	w.ops[key] = &operation{cancel: cancel}
 	w.wg.Go(func() {
 		defer cancel()
-		w.filling.Lock()
-		var err error
-		if w.volumes().Ready {
-			err = w.cfg.Volumes.Update(ctx, pod)
+		err := w.filling.Acquire(ctx, 1)
+		if err == nil {
+			if w.volumes().Ready {
+				err = w.cfg.Volumes.Update(ctx, pod)
+			}
+			w.filling.Release(1)
 		}
-		w.filling.Unlock()
 		w.mu.Lock()
 		delete(w.ops, key)
 		w.mu.Unlock()

@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/semaphore"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
@@ -118,7 +119,7 @@ type Worker struct {
 	report    reporter
 	wg        sync.WaitGroup
 
-	filling sync.Mutex // held while volumes are set up, updated or torn down
+	filling *semaphore.Weighted // of 1: held while volumes are set up, updated or torn down
 }
 
 // memory is what cannot be observed again.
@@ -148,7 +149,7 @@ func New(cfg Config, pod *v1.Pod) *Worker {
 	w := &Worker{
 		cfg: cfg, uid: pod.UID, pod: pod,
 		log:  cfg.Log.With("pod", pod.Namespace+"/"+pod.Name, "uid", pod.UID),
-		mail: make(chan struct{}, 1), ops: map[string]*operation{},
+		mail: make(chan struct{}, 1), ops: map[string]*operation{}, filling: semaphore.NewWeighted(1),
 		memory: memory{
 			images: map[string]plan.Image{}, present: map[string]*runtimeapi.Image{}, failures: map[string]plan.Failure{}, backoff: map[string]plan.Backoff{},
 			renew: map[string]bool{}, held: map[string]time.Time{}, hooks: map[string]hookRecord{}, completions: map[string]chan struct{}{}, messages: map[string]string{},
