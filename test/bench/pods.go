@@ -55,6 +55,8 @@ func task(name string, token bool) *corev1.Pod {
 	}
 }
 
+func withToken(name string) *corev1.Pod { return task(name, true) }
+
 // createReady creates the Pod and returns the time until its Ready condition is seen.
 func (s *stage) createReady(ctx context.Context, pod *corev1.Pod) (time.Duration, error) {
 	begin := time.Now()
@@ -73,11 +75,11 @@ func (s *stage) create(ctx context.Context, pod *corev1.Pod) error {
 }
 
 // createReadyAll creates n Pods at once, and returns the time until all are seen Ready.
-func (s *stage) createReadyAll(ctx context.Context, n int) (time.Duration, error) {
+func (s *stage) createReadyAll(ctx context.Context, n int, pod func(name string) *corev1.Pod) (time.Duration, error) {
 	begin := time.Now()
 	failed := make(chan error, n)
 	for i := range n {
-		go func() { failed <- s.create(ctx, task(fmt.Sprintf("burst-%d", i), true)) }()
+		go func() { failed <- s.create(ctx, pod(fmt.Sprintf("burst-%d", i))) }()
 	}
 	for range n {
 		if err := <-failed; err != nil {
