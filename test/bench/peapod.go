@@ -149,7 +149,7 @@ func measureInstance(ctx context.Context, o options, pod *instance.Instance) ([]
 	}
 	probes, err := measureProbes(ctx, s, pod.PID(), o.probed)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("cannot measure probes: %w", err)
 	}
 	each := func(before, after float64) []float64 { return []float64{(after - before) / float64(o.density)} }
 	return slices.Concat([]figure{bare, tokens, burst, gone}, changes, probes, []figure{

@@ -34,12 +34,12 @@ func measureProbes(ctx context.Context, s *stage, daemon, n int) ([]figure, erro
 	if err != nil {
 		return nil, err
 	}
-	if err := pause(ctx, settle); err != nil {
+	if err := s.idle(ctx, settle); err != nil {
 		return nil, err
 	}
 	used, ran, at := processorTime(daemon), count(counters), time.Now()
 	for range windows {
-		if err := pause(ctx, window); err != nil {
+		if err := s.idle(ctx, window); err != nil {
 			return nil, err
 		}
 		used1, ran1, at1 := processorTime(daemon), count(counters), time.Now()
