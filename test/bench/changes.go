@@ -1,13 +1,13 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
+	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -56,7 +56,11 @@ func (s *stage) exitSeen(ctx context.Context, pod *corev1.Pod, wanted func(*core
 	if err != nil {
 		return 0, fmt.Errorf("cannot get Pod: %w", err)
 	}
-	pid, err := processOf(live.Status.ContainerStatuses[0].ContainerID)
+	all, err := processes()
+	if err != nil {
+		return 0, err
+	}
+	pid, err := processOf(live.Status.ContainerStatuses[0].ContainerID, all)
 	if err != nil {
 		return 0, err
 	}
@@ -75,29 +79,48 @@ func (s *stage) exitSeen(ctx context.Context, pod *corev1.Pod, wanted func(*core
 	return took, err
 }
 
-// processOf is the first process of the container: the one in its control group that is 1 in its PID namespace.
-func processOf(containerID string) (int, error) {
-	_, id, _ := strings.Cut(containerID, "://")
+// processes finds the first process of every container on the machine, by the container's ID: the process is 1 in its PID
+// namespace, and its control group is named after the container.
+func processes() (map[string]int, error) {
 	groups, err := filepath.Glob("/proc/[0-9]*/cgroup")
-	if err != nil || id == "" {
-		return 0, fmt.Errorf("cannot look for the process of container %q: %w", containerID, err)
+	if err != nil {
+		return nil, fmt.Errorf("cannot list processes: %w", err)
 	}
+	found := map[string]int{}
 	for _, group := range groups {
-		content, err := os.ReadFile(group)
-		if err != nil || !bytes.Contains(content, []byte(id)) {
+		status, err := os.ReadFile(filepath.Join(filepath.Dir(group), "status"))
+		if err != nil {
+			continue // it has ended
+		}
+		_, line, _ := strings.Cut(string(status), "\nNSpid:")
+		line, _, _ = strings.Cut(line, "\n")
+		ids := strings.Fields(line)
+		if len(ids) != 2 || ids[1] != "1" {
 			continue
 		}
-		status, err := os.ReadFile(filepath.Join(filepath.Dir(group), "status"))
+		pid, err := strconv.Atoi(ids[0])
 		if err != nil {
 			continue
 		}
-		_, line, _ := bytes.Cut(status, []byte("\nNSpid:"))
-		line, _, _ = bytes.Cut(line, []byte("\n"))
-		if ids := bytes.Fields(line); len(ids) == 2 && string(ids[1]) == "1" {
-			return strconv.Atoi(string(ids[0]))
+		content, err := os.ReadFile(group)
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(content)) {
+			found[path.Base(strings.TrimSpace(line))] = pid
 		}
 	}
-	return 0, fmt.Errorf("cannot find a process of container %q", containerID)
+	return found, nil
+}
+
+// processOf is the first process of the container.
+func processOf(containerID string, all map[string]int) (int, error) {
+	_, id, _ := strings.Cut(containerID, "://")
+	pid, ok := all[id]
+	if !ok {
+		return 0, fmt.Errorf("cannot find the process of container %q", containerID)
+	}
+	return pid, nil
 }
 
 // kill ends the process and returns the instant at which it had ended.

@@ -75,13 +75,17 @@ func (s *stage) counters(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot list Pods: %w", err)
 	}
+	all, err := processes()
+	if err != nil {
+		return nil, err
+	}
 	var files []string
 	for i := range pods.Items {
 		for _, c := range pods.Items[i].Status.ContainerStatuses {
 			if c.Name != "shell" {
 				continue
 			}
-			pid, err := processOf(c.ContainerID)
+			pid, err := processOf(c.ContainerID, all)
 			if err != nil {
 				return nil, err
 			}

@@ -121,7 +121,7 @@ func (c Config) args() []string {
 	}
 	args := []string{
 		"--cid", c.ID, "--cuuid", c.ID, "--name", c.ID,
-		"--runtime", c.Runtime.Path, "--runtime-arg", "--root=" + c.Runtime.Root,
+		"--runtime", c.Runtime.Program(), "--runtime-arg", "--root=" + c.Runtime.Root,
 		"--bundle", c.Bundle, "--full-attach",
 		"--persist-dir", c.Bundle,
 		"--conmon-pidfile", filepath.Join(c.Bundle, "conmon.pid"),

@@ -61,8 +61,8 @@ func (r *Runtime) Exec(ctx context.Context, e Exec) (int, error) {
 	defer os.Remove(e.pidFile)
 
 	said := &prefix{}
-	cmd := exec.CommandContext(ctx, r.Path, "--root", r.Root, "exec", "--process", "/proc/self/fd/3", "--pid-file", e.pidFile, e.ID)
-	cmd.Env, cmd.ExtraFiles, cmd.WaitDelay = environment, []*os.File{process}, drain
+	cmd := r.command(ctx, "exec", "--process", "/proc/self/fd/3", "--pid-file", e.pidFile, e.ID)
+	cmd.ExtraFiles, cmd.WaitDelay = []*os.File{process}, drain
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, PidFD: new(int)}
 	cmd.Cancel = func() error { return killSession(cmd.Process.Pid, e.pidFile) }
 	var wait func() error
