@@ -73,6 +73,8 @@ type Config struct {
 	LeaseDuration time.Duration
 	// MaxRestartPeriod is the longest back-off before a container is restarted (CrashLoopBackOff); zero means 300 s.
 	MaxRestartPeriod time.Duration
+	// MaxPods is how many Pods the node takes; 0 means 110, as for the kubelet.
+	MaxPods int64
 	// LogMaxSize, in bytes, and LogMaxFiles bound the logs of each container; see containerlog.Config.
 	LogMaxSize  int64
 	LogMaxFiles int
@@ -122,7 +124,7 @@ func New(cfg Config) (*Agent, error) {
 	a.node, err = node.New(node.Config{
 		Name: cfg.NodeName, IP: cfg.IP, Port: a.api.Port(), Labels: cfg.Labels,
 		PodCIDR: podCIDR, DataDir: cfg.DataDir, Engine: cfg.Engine, Client: cfg.Client, Recorder: a.events,
-		LeaseDuration: cfg.LeaseDuration, GetNode: a.getNode, Log: cfg.Log,
+		LeaseDuration: cfg.LeaseDuration, MaxPods: cfg.MaxPods, GetNode: a.getNode, Log: cfg.Log,
 	})
 	if err != nil {
 		return nil, err

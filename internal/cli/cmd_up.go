@@ -63,6 +63,7 @@ Ctrl-C ends peapod and leaves the Pods running; the next up takes them over.
 	f.DurationVar(&cfg.LeaseDuration, "node-lease-duration", 40*time.Second, "how long the node's lease holds")
 	f.DurationVar(&cfg.NodeMonitorGracePeriod, "node-monitor-grace-period", 50*time.Second, "how long a node may be silent before it is lost")
 	f.DurationVar(&cfg.MaxRestartPeriod, "max-container-restart-period", daemon.LongestRestartPeriod, "longest back-off before a container is restarted: 1s to 300s")
+	f.Int64Var(&cfg.MaxPods, "max-pods", 110, "how many Pods this node takes")
 	f.StringVar(&logSize, "container-log-max-size", "10Mi", "size from which a container's log file is rotated; -1: never")
 	f.IntVar(&cfg.LogMaxFiles, "container-log-max-files", 5, "log files kept of a container, the current one included")
 	f.BoolVarP(&verbose, "verbose", "v", false, "log more")

@@ -38,6 +38,8 @@ type Config struct {
 	NodeMonitorGracePeriod time.Duration
 	// MaxRestartPeriod is the longest back-off before a container is restarted, 1 s to 300 s.
 	MaxRestartPeriod time.Duration
+	// MaxPods is how many Pods the node takes; 0 means 110.
+	MaxPods int64
 	// LogMaxSize, in bytes, and LogMaxFiles bound the logs of each container; 0 means the kubelet's defaults, a negative
 	// size no bound.
 	LogMaxSize  int64

@@ -163,7 +163,8 @@ func newAgent(cfg Config, server *apiserver.Server, eng *engine.Engine) (*agent.
 	return agent.New(agent.Config{
 		NodeName: cfg.NodeName, Labels: cfg.NodeLabels, PodCIDR: cfg.nodeCIDR(), DataDir: cfg.DataDir,
 		APIServer: server.PublicAddress(), CgroupRoot: cgroupRoot(cfg.DataDir), Listen: cfg.KubeletListen, Client: client, Engine: eng,
-		LeaseDuration: cfg.LeaseDuration, MaxRestartPeriod: cfg.MaxRestartPeriod, LogMaxSize: cfg.LogMaxSize, LogMaxFiles: cfg.LogMaxFiles, Log: cfg.Log,
+		LeaseDuration: cfg.LeaseDuration, MaxRestartPeriod: cfg.MaxRestartPeriod, MaxPods: cfg.MaxPods,
+		LogMaxSize: cfg.LogMaxSize, LogMaxFiles: cfg.LogMaxFiles, Log: cfg.Log,
 		Certificate: certificate, ClientCAs: server.ClientCAs(), Streams: eng.Streams(),
 	})
 }

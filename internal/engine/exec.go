@@ -60,12 +60,13 @@ func (e *Engine) exec(ctx context.Context, id string, cmd []string, tty bool, x 
 	if err != nil {
 		return 0, err
 	}
-	process, err := ociruntime.ProcessOf(c.Bundle())
+	first, err := c.Process()
 	if err != nil {
 		return 0, err
 	}
+	process := *first
 	process.Args, process.Terminal = cmd, tty
-	x.ID, x.Process, x.Dir = c.ID, process, c.Bundle()
+	x.ID, x.Process, x.Dir = c.ID, &process, c.Bundle()
 	code, err := c.Runtime().Exec(ctx, x)
 	if err != nil {
 		return 0, fmt.Errorf("cannot exec in container %s: %w", c.ID, err)

@@ -21,6 +21,7 @@ type options struct {
 	rounds  int
 	burst   int
 	density int
+	probed  int
 	json    bool
 }
 
@@ -32,6 +33,7 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 30, "how many Pods to create and delete one after the other")
 	flag.IntVar(&o.burst, "burst", 40, "how many Pods to create at once")
 	flag.IntVar(&o.density, "density", 40, "over how many Pods to spread the memory of one")
+	flag.IntVar(&o.probed, "probed", 200, "how many Pods to probe at once; 0 leaves that out")
 	flag.BoolVar(&o.json, "json", false, "print JSON instead of a table")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

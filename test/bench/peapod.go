@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"k8s.io/client-go/kubernetes"
@@ -51,6 +52,7 @@ func bootOnce(ctx context.Context, o options, dir, archive string, measure bool)
 	if err != nil {
 		return 0, nil, err
 	}
+	pod.Extra = []string{"--max-pods", "250"} // as many as the instance has addresses for
 	if err := pod.Load(ctx, archive); err != nil {
 		return 0, nil, err
 	}
@@ -111,7 +113,7 @@ func measureInstance(ctx context.Context, o options, pod *instance.Instance) ([]
 	}
 
 	burst := figure{Name: fmt.Sprintf("%d Pods created at once, all Ready", o.burst), Unit: "ms", Goal: "≤ 1600 (800)"}
-	took, err := s.createReadyAll(ctx, o.burst)
+	took, err := s.createReadyAll(ctx, o.burst, withToken)
 	if err != nil {
 		return nil, err
 	}
@@ -128,7 +130,7 @@ func measureInstance(ctx context.Context, o options, pod *instance.Instance) ([]
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.createReadyAll(ctx, o.density); err != nil {
+	if _, err := s.createReadyAll(ctx, o.density, withToken); err != nil {
 		return nil, err
 	}
 	if err := pause(ctx, settle); err != nil {
@@ -141,15 +143,22 @@ func measureInstance(ctx context.Context, o options, pod *instance.Instance) ([]
 	if err := s.deleteGoneAll(ctx, o.density); err != nil {
 		return nil, err
 	}
+	changes, err := measureChanges(ctx, s, o.rounds)
+	if err != nil {
+		return nil, err
+	}
+	probes, err := measureProbes(ctx, s, pod.PID(), o.probed)
+	if err != nil {
+		return nil, fmt.Errorf("cannot measure probes: %w", err)
+	}
 	each := func(before, after float64) []float64 { return []float64{(after - before) / float64(o.density)} }
-	return []figure{
-		bare, tokens, burst, gone,
+	return slices.Concat([]figure{bare, tokens, burst, gone}, changes, probes, []figure{
 		{Name: "resident memory, idle, all processes", Unit: "MB", Goal: "≤ 140 (110)", Samples: []float64{idle.RSS}},
 		{Name: "proportional memory, idle", Unit: "MB", Samples: []float64{idle.PSS}},
 		{Name: "anonymous memory, idle", Unit: "MB", Goal: "(60)", Samples: []float64{idle.Anonymous}},
 		{Name: "resident memory, each further Pod", Unit: "MB", Goal: "≤ 2.5 (2)", Samples: each(before.RSS, after.RSS)},
 		{Name: "proportional memory, each further Pod", Unit: "MB", Samples: each(before.PSS, after.PSS)},
-	}, nil
+	}), nil
 }
 
 // pause waits, as nothing tells when a garbage collector has come to rest.

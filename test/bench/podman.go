@@ -22,7 +22,7 @@ func (p podman) run(ctx context.Context, args ...string) error {
 		"--root", filepath.Join(p.dir, "storage"), "--runroot", filepath.Join(p.dir, "run"), "--tmpdir", filepath.Join(p.dir, "tmp"),
 		"--cgroup-manager", "cgroupfs", "--events-backend", "file",
 	}
-	if _, err := os.Stat("/sys/fs/cgroup/unified"); err == nil {
+	if hybrid() {
 		global = append(global, "--runtime", "runc") // its crun refuses a hybrid hierarchy
 	}
 	cmd := exec.CommandContext(ctx, p.path, append(global, args...)...)
@@ -31,6 +31,12 @@ func (p podman) run(ctx context.Context, args ...string) error {
 		return fmt.Errorf("cannot run podman %v: %w: %s", args, err, out)
 	}
 	return nil
+}
+
+// hybrid tells whether the machine has a version 2 tree beside those of version 1.
+func hybrid() bool {
+	_, err := os.Stat("/sys/fs/cgroup/unified")
+	return err == nil
 }
 
 // limits keeps podman from raising limits, which a machine without CAP_SYS_RESOURCE refuses.
@@ -53,6 +59,9 @@ func measurePodman(ctx context.Context, o options, dir, archive string) (samples
 	path, err := exec.LookPath("podman")
 	if err != nil {
 		return nil, errNoPodman
+	}
+	if _, err := exec.LookPath("runc"); err != nil && hybrid() {
+		return nil, fmt.Errorf("cannot run podman on this machine: %w", err) // it could not even clean up after itself
 	}
 	p := podman{path, dir}
 	if err := p.configure(); err != nil {

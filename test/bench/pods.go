@@ -2,16 +2,22 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+	watchtools "k8s.io/client-go/tools/watch"
 )
 
 const namespace = "default"
+
+var errWatchEnded = errors.New("cannot watch Pods: the watch has ended")
 
 // stage measures with one watch on all Pods, opened before the first of them is made.
 type stage struct {
@@ -32,11 +38,17 @@ func openStage(ctx context.Context, client kubernetes.Interface) (*stage, error)
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	pods, err := client.CoreV1().Pods(namespace).Watch(ctx, metav1.ListOptions{})
+	pods := client.CoreV1().Pods(namespace)
+	list, err := pods.List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("cannot list pods: %w", err)
+	}
+	// The API server ends a watch that does not keep up, as under a burst it may not; this one then goes on where it was.
+	watcher, err := watchtools.NewRetryWatcherWithContext(ctx, list.ResourceVersion, &cache.ListWatch{WatchFuncWithContext: pods.Watch})
 	if err != nil {
 		return nil, fmt.Errorf("cannot watch pods: %w", err)
 	}
-	return &stage{client: client, events: pods.ResultChan()}, nil
+	return &stage{client: client, events: watcher.ResultChan()}, nil
 }
 
 // task is a busybox Pod whose process ends on TERM at once.
@@ -54,6 +66,8 @@ func task(name string, token bool) *corev1.Pod {
 		},
 	}
 }
+
+func withToken(name string) *corev1.Pod { return task(name, true) }
 
 // createReady creates the Pod and returns the time until its Ready condition is seen.
 func (s *stage) createReady(ctx context.Context, pod *corev1.Pod) (time.Duration, error) {
@@ -73,16 +87,11 @@ func (s *stage) create(ctx context.Context, pod *corev1.Pod) error {
 }
 
 // createReadyAll creates n Pods at once, and returns the time until all are seen Ready.
-func (s *stage) createReadyAll(ctx context.Context, n int) (time.Duration, error) {
+func (s *stage) createReadyAll(ctx context.Context, n int, pod func(name string) *corev1.Pod) (time.Duration, error) {
 	begin := time.Now()
-	failed := make(chan error, n)
+	var creates errgroup.Group
 	for i := range n {
-		go func() { failed <- s.create(ctx, task(fmt.Sprintf("burst-%d", i), true)) }()
-	}
-	for range n {
-		if err := <-failed; err != nil {
-			return 0, err
-		}
+		creates.Go(func() error { return s.create(ctx, pod(fmt.Sprintf("burst-%d", i))) })
 	}
 	up := map[string]bool{}
 	err := s.wait(ctx, func(e watch.Event, seen *corev1.Pod) bool {
@@ -91,7 +100,8 @@ func (s *stage) createReadyAll(ctx context.Context, n int) (time.Duration, error
 		}
 		return len(up) == n
 	})
-	return time.Since(begin), err
+	took := time.Since(begin)
+	return took, errors.Join(creates.Wait(), err)
 }
 
 // deleteGone deletes the Pod and returns the time until it is seen gone.
@@ -106,16 +116,38 @@ func (s *stage) deleteGone(ctx context.Context, name string) (time.Duration, err
 
 // deleteGoneAll deletes the n Pods of createReadyAll and waits until all are gone.
 func (s *stage) deleteGoneAll(ctx context.Context, n int) error {
-	if err := s.client.CoreV1().Pods(namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}); err != nil {
-		return fmt.Errorf("cannot delete Pods: %w", err)
-	}
+	var request errgroup.Group // beside the watch, which the server ends when nobody reads it
+	request.Go(func() error {
+		if err := s.client.CoreV1().Pods(namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}); err != nil {
+			return fmt.Errorf("cannot delete Pods: %w", err)
+		}
+		return nil
+	})
 	gone := 0
-	return s.wait(ctx, func(e watch.Event, _ *corev1.Pod) bool {
+	err := s.wait(ctx, func(e watch.Event, _ *corev1.Pod) bool {
 		if e.Type == watch.Deleted {
 			gone++
 		}
 		return gone == n
 	})
+	return errors.Join(request.Wait(), err)
+}
+
+// idle lets time pass and takes the events meanwhile.
+func (s *stage) idle(ctx context.Context, d time.Duration) error {
+	over := time.After(d)
+	for {
+		select {
+		case <-over:
+			return nil
+		case _, open := <-s.events:
+			if !open {
+				return errWatchEnded
+			}
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 func ready(e watch.Event, pod *corev1.Pod) bool {
@@ -138,7 +170,7 @@ func (s *stage) wait(ctx context.Context, done func(watch.Event, *corev1.Pod) bo
 		select {
 		case e, open := <-s.events:
 			if !open {
-				return fmt.Errorf("cannot watch Pods: the watch has ended")
+				return errWatchEnded
 			}
 			if pod, ok := e.Object.(*corev1.Pod); ok && done(e, pod) {
 				return nil

@@ -37,6 +37,7 @@ type attempt struct {
 	container *v1.Container
 	spec      *v1.Probe
 	id, podIP string
+	slow      bool // the last one was
 }
 
 // verdict is what came of an attempt. One that could not be carried out does not count.
@@ -44,10 +45,19 @@ type verdict struct {
 	outcome Outcome
 	output  string
 	discard bool
+	slow    bool // a command that took longer than it is taken to be at work
 }
 
 // run carries out one attempt and records its event.
-func (m *Manager) run(ctx context.Context, a attempt) verdict {
+func (m *Manager) run(ctx context.Context, a attempt) (v verdict) {
+	if a.spec.Exec != nil {
+		done, err := m.exec.take(ctx, a.slow)
+		if err != nil {
+			return verdict{discard: true}
+		}
+		defer done()
+		defer func(begun time.Time) { v.slow = time.Since(begun) > patience }(time.Now())
+	}
 	var result probe.Result
 	var output string
 	var err error
@@ -96,11 +106,14 @@ func (m *Manager) try(ctx context.Context, a attempt) (probe.Result, string, err
 	timeout := time.Duration(max(1, a.spec.TimeoutSeconds)) * time.Second
 	switch {
 	case a.spec.Exec != nil:
-		return m.exec(ctx, a, timeout)
+		return m.command(ctx, a, timeout)
 	case a.spec.HTTPGet != nil:
 		req, err := httpprobe.NewRequestForHTTPGetAction(a.spec.HTTPGet, a.container, a.podIP, "probe")
 		if err != nil {
 			return probe.Unknown, "", err
+		}
+		if p := a.spec.HTTPGet.Protocol; p != nil && *p == v1.HTTPProtocolHTTP2 {
+			return m.http.ProbeH2C(req.WithContext(ctx), timeout)
 		}
 		return m.http.Probe(req.WithContext(ctx), timeout)
 	case a.spec.TCPSocket != nil:
@@ -112,9 +125,9 @@ func (m *Manager) try(ctx context.Context, a attempt) (probe.Result, string, err
 	}
 }
 
-// exec runs the command in the container. Only the variables that the manifest spells out are
+// command runs the probe's command in the container. Only the variables that the manifest spells out are
 // expanded in it, not those that come from elsewhere.
-func (m *Manager) exec(ctx context.Context, a attempt, timeout time.Duration) (probe.Result, string, error) {
+func (m *Manager) command(ctx context.Context, a attempt, timeout time.Duration) (probe.Result, string, error) {
 	env := map[string]string{}
 	for _, e := range a.container.Env {
 		env[e.Name] = e.Value
@@ -166,6 +179,7 @@ func grpcHealth(ctx context.Context, a attempt, timeout time.Duration) (result p
 	if a.spec.GRPC.Service != nil {
 		service = *a.spec.GRPC.Service
 	}
+	options := grpcprobe.ProbeOptions{UseTLS: a.spec.GRPC.Mode != nil && *a.spec.GRPC.Mode == v1.GRPCProbeModeTLS}
 	type answer struct {
 		result probe.Result
 		output string
@@ -173,7 +187,7 @@ func grpcHealth(ctx context.Context, a attempt, timeout time.Duration) (result p
 	}
 	done := make(chan answer, 1)
 	go func() {
-		result, output, err := grpcprobe.New().Probe(a.podIP, service, int(a.spec.GRPC.Port), timeout, grpcprobe.ProbeOptions{})
+		result, output, err := grpcprobe.New().Probe(a.podIP, service, int(a.spec.GRPC.Port), timeout, options)
 		done <- answer{result, output, err}
 	}()
 	select {

@@ -29,25 +29,22 @@ type Manager struct {
 	cfg  Config
 	log  *slog.Logger
 	http httpprobe.Prober
+	exec turns
 
-	wake chan struct{} // the queue's head or the number in flight has changed
+	wake chan struct{} // the queue's head has changed
 
-	mu       sync.Mutex
-	pods     map[types.UID]*podProbes
-	queue    queue
-	inFlight int
+	mu    sync.Mutex
+	pods  map[types.UID]*podProbes
+	queue queue
 }
 
 // New returns a Manager without probes.
 func New(cfg Config) *Manager {
-	if cfg.MaxInFlight <= 0 {
-		cfg.MaxInFlight = 100
-	}
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
 	return &Manager{
-		cfg: cfg, log: cfg.Log, http: httpprobe.New(false),
+		cfg: cfg, log: cfg.Log, http: httpprobe.New(false), exec: newTurns(cfg.MaxExec),
 		wake: make(chan struct{}, 1), pods: map[types.UID]*podProbes{},
 	}
 }
@@ -67,19 +64,18 @@ func (m *Manager) Run(ctx context.Context) {
 		case <-m.wake:
 		}
 		m.mu.Lock()
-		for len(m.queue) > 0 && m.inFlight < m.cfg.MaxInFlight && !m.queue[0].due.After(time.Now()) {
+		for len(m.queue) > 0 && !m.queue[0].due.After(time.Now()) {
 			t := heap.Pop(&m.queue).(*target)
-			m.inFlight++
 			attemptCtx, cancel := context.WithCancel(ctx)
 			t.cancel = cancel
 			// The fields that an attempt reads are copied here, under the lock.
-			a := attempt{kind: t.kind, pod: t.pod, container: t.container, spec: t.spec, id: t.id, podIP: t.podIP}
+			a := attempt{kind: t.kind, pod: t.pod, container: t.container, spec: t.spec, id: t.id, podIP: t.podIP, slow: t.slow}
 			attempts.Go(func() {
 				defer cancel()
 				m.finish(t, m.run(attemptCtx, a))
 			})
 		}
-		if len(m.queue) > 0 && m.inFlight < m.cfg.MaxInFlight {
+		if len(m.queue) > 0 {
 			timer.Reset(time.Until(m.queue[0].due))
 		}
 		m.mu.Unlock()
@@ -135,9 +131,6 @@ func (m *Manager) ensure(pp *podProbes, pod *v1.Pod, c *v1.Container, spec *v1.P
 	}
 	t := &target{pod: pod, container: c, spec: spec, kind: kind, id: running.ID, podIP: running.PodIP, index: -1,
 		due: running.StartedAt.Add(time.Duration(spec.InitialDelaySeconds) * time.Second)}
-	if now := time.Now(); t.due.Before(now) {
-		t.due = now
-	}
 	switch {
 	case kind == Startup && running.WasStarted:
 		t.outcome, t.onHold = Success, true
@@ -145,6 +138,15 @@ func (m *Manager) ensure(pp *podProbes, pod *v1.Pod, c *v1.Container, spec *v1.P
 		t.outcome = Success
 	case kind == Readiness:
 		t.outcome = Failure
+	}
+	if now := time.Now(); t.due.Before(now) {
+		if running.WasStarted && t.outcome == Success {
+			// A new daemon goes on as the old one did, instead of running everything in its first instant.
+			behind := now.Sub(t.due) + t.period() - 1
+			t.due = t.due.Add(behind.Truncate(t.period()))
+		} else {
+			t.due = now
+		}
 	}
 	pp.targets[k] = t
 	m.enqueue(pp, t)
@@ -224,8 +226,7 @@ func (m *Manager) Get(podUID types.UID, containerID string, kind Kind) (outcome 
 // finish books an attempt and plans the next.
 func (m *Manager) finish(t *target, v verdict) {
 	m.mu.Lock()
-	m.inFlight--
-	t.cancel = nil
+	t.cancel, t.slow = nil, v.slow
 	defer m.signal()
 	pp := m.pods[t.pod.UID]
 	if pp == nil || pp.targets[key{t.container.Name, t.kind}] != t || t.onHold {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -254,6 +255,18 @@ func TestAdoption(t *testing.T) {
 	})
 }
 
+// A new daemon keeps to the times of the old one, except where nothing good is known yet.
+func TestAdoptionKeepsTheGrid(t *testing.T) {
+	do := func(context.Context, string, int) (int32, error) { return 0, nil }
+	run(t, do, func(b *bench) {
+		pod := podWith(v1.Container{LivenessProbe: execProbe("live", 10, 1, 1), ReadinessProbe: execProbe("ready", 10, 1, 1)})
+		b.Set(pod, []Running{{Name: "app", ID: "id1", StartedAt: b.start.Add(-time.Hour - 3*time.Second), WasStarted: true}})
+		b.wait(18 * time.Second)
+		wantTimes(t, b.engine.at("live", b.start), 7000, 17000)
+		wantTimes(t, b.engine.at("ready", b.start), 0, 10000)
+	})
+}
+
 func TestErrorsDoNotCount(t *testing.T) {
 	do := func(context.Context, string, int) (int32, error) { return 0, errors.New("no runtime") }
 	run(t, do, func(b *bench) {
@@ -301,7 +314,7 @@ func TestRemoveCancelsTheAttemptInFlight(t *testing.T) {
 	})
 }
 
-func TestAttemptsAreBounded(t *testing.T) {
+func TestCommandsAtWorkAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
 		now, most := 0, 0
@@ -316,7 +329,7 @@ func TestAttemptsAreBounded(t *testing.T) {
 			mu.Unlock()
 			return 0, nil
 		}}
-		m := New(Config{Engine: engine, MaxInFlight: 3})
+		m := New(Config{Engine: engine, MaxExec: 3})
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		wg.Go(func() { m.Run(ctx) })
@@ -331,6 +344,46 @@ func TestAttemptsAreBounded(t *testing.T) {
 		}
 		cancel()
 		wg.Wait()
+	})
+}
+
+func TestHangingProbesHoldUpNoOthers(t *testing.T) {
+	do := func(ctx context.Context, command string, _ int) (int32, error) {
+		if command == "hang" {
+			<-ctx.Done()
+		}
+		return 0, ctx.Err()
+	}
+	run(t, do, func(b *bench) {
+		b.exec = newTurns(4)
+		for i := range 100 {
+			pod := podWith(v1.Container{LivenessProbe: execProbe("hang", 1, 30, 100)})
+			pod.UID = types.UID(strconv.Itoa(i))
+			b.Set(pod, []Running{{Name: "app", ID: string(pod.UID)}})
+		}
+		// Each takes a turn for as long as patience lasts, once; from then on they are known.
+		b.wait(100 / 4 * patience)
+		b.Set(podWith(v1.Container{LivenessProbe: execProbe("live", 1, 1, 1)}), b.running("id1"))
+		begun := time.Now()
+		b.wait(40*time.Second + 500*time.Millisecond)
+		var want []int
+		for s := range 41 {
+			want = append(want, 1000*s)
+		}
+		wantTimes(t, b.engine.at("live", begun), want...)
+	})
+}
+
+func TestNetworkProbesTakeNoTurn(t *testing.T) {
+	do := func(ctx context.Context, _ string, _ int) (int32, error) { <-ctx.Done(); return 0, ctx.Err() }
+	run(t, do, func(b *bench) {
+		b.exec = newTurns(1)
+		c := v1.Container{LivenessProbe: execProbe("hang", 1, 60, 1), ReadinessProbe: &v1.Probe{PeriodSeconds: 1, FailureThreshold: 1}}
+		b.Set(podWith(c), b.running("id1")) // a probe without handler errs at once
+		b.wait(100 * time.Millisecond)
+		if len(b.events.Events) == 0 {
+			t.Error("the readiness probe waits for the liveness probe's command")
+		}
 	})
 }
 

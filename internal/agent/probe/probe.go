@@ -9,7 +9,7 @@
 //   - A probe belongs to one container ID. With a new ID it begins anew; late results of the old one
 //     are dropped.
 //   - At most one attempt of a probe is in flight, and a goroutine exists only while one is. All
-//     waiting is one timer over one heap.
+//     waiting is one timer over one heap. Attempts that hang hold up no others.
 //   - Attempts keep to a grid that begins at the first one, so that slow probes do not drift. There
 //     is no random first delay.
 //   - Liveness and readiness wait for the startup probe's success. A startup probe that is decided and
@@ -85,9 +85,9 @@ type Config struct {
 	Recorder record.EventRecorder // gets the events Unhealthy and ProbeWarning
 	// OnResult is called on every change of an outcome, one call at a time for each probe, from the
 	// probe's goroutine. It must not block; it may call any method of the Manager.
-	OnResult    func(Result)
-	MaxInFlight int          // attempts at the same time; 0 means 100
-	Log         *slog.Logger // nil means slog.Default()
+	OnResult func(Result)
+	MaxExec  int          // commands at work at the same time; 0 means 16 for each processor
+	Log      *slog.Logger // nil means slog.Default()
 }
 
 // specOf returns the probe of a kind that a container defines, or nil.
@@ -128,6 +128,7 @@ type target struct {
 	due    time.Time // of the next attempt, or of the one in flight
 	index  int       // in the queue; -1 when not queued
 	onHold bool      // decided for this container
+	slow   bool      // the last attempt was, see turns
 
 	outcome Outcome
 	last    Outcome // of the last attempt

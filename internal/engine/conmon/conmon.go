@@ -121,7 +121,7 @@ func (c Config) args() []string {
 	}
 	args := []string{
 		"--cid", c.ID, "--cuuid", c.ID, "--name", c.ID,
-		"--runtime", c.Runtime.Path, "--runtime-arg", "--root=" + c.Runtime.Root,
+		"--runtime", c.Runtime.Program(), "--runtime-arg", "--root=" + c.Runtime.Root,
 		"--bundle", c.Bundle, "--full-attach",
 		"--persist-dir", c.Bundle,
 		"--conmon-pidfile", filepath.Join(c.Bundle, "conmon.pid"),
@@ -163,7 +163,7 @@ func Find(id, bundle string) (*Monitor, error) {
 }
 
 // Wait returns when the monitor has ended, which it does at once after its container, or when it was closed.
-func (m *Monitor) Wait() error { return waitReadable(m.process) }
+func (m *Monitor) Wait() error { return ociruntime.AwaitEnd(m.process) }
 
 // Close lets go of the monitor, which runs on.
 func (m *Monitor) Close() error { return m.process.Close() }
@@ -203,17 +203,4 @@ func readNumber(path string) (int, error) {
 		return 0, err
 	}
 	return strconv.Atoi(strings.TrimSpace(string(data)))
-}
-
-// waitReadable waits, without a thread, until a pidfd tells its process' end or is closed.
-func waitReadable(f *os.File) error {
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return err
-	}
-	return raw.Read(func(fd uintptr) bool {
-		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		n, _ := unix.Poll(p, 0)
-		return n > 0
-	})
 }

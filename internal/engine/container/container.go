@@ -13,8 +13,10 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -99,6 +101,8 @@ type Container struct {
 	leave  func()          // ends the wait for the end of what a lost monitor left; nil unless followed
 	asked  bool            // the stop signal was sent
 
+	process atomic.Pointer[specs.Process] // what config.json says, once somebody has asked
+
 	exited  chan struct{} // closed when the state is exited
 	cleaned chan struct{} // closed when the runtime has forgotten the container
 }
@@ -135,6 +139,18 @@ func (c *Container) Bundle() string { return c.env.Bundle(c.ID) }
 
 // Runtime is the OCI runtime that the container's handler stands for.
 func (c *Container) Runtime() *ociruntime.Runtime { return c.runtime }
+
+// Process is what the container runs, as its bundle's config.json says. Nobody changes it: the file is read once.
+func (c *Container) Process() (*specs.Process, error) {
+	if p := c.process.Load(); p != nil {
+		return p, nil
+	}
+	p, err := ociruntime.ProcessOf(c.Bundle())
+	if err == nil {
+		c.process.Store(p)
+	}
+	return p, err
+}
 
 // Status returns a copy.
 func (c *Container) Status() Status {

@@ -61,15 +61,15 @@ func (r *Runtime) Exec(ctx context.Context, e Exec) (int, error) {
 	defer os.Remove(e.pidFile)
 
 	said := &prefix{}
-	cmd := exec.CommandContext(ctx, r.Path, "--root", r.Root, "exec", "--process", "/proc/self/fd/3", "--pid-file", e.pidFile, e.ID)
-	cmd.Env, cmd.ExtraFiles, cmd.WaitDelay = environment, []*os.File{process}, drain
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd := r.command(ctx, "exec", "--process", "/proc/self/fd/3", "--pid-file", e.pidFile, e.ID)
+	cmd.ExtraFiles, cmd.WaitDelay = []*os.File{process}, drain
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, PidFD: new(int)}
 	cmd.Cancel = func() error { return killSession(cmd.Process.Pid, e.pidFile) }
 	var wait func() error
 	if e.Process.Terminal {
 		wait, err = r.withTerminal(ctx, cmd, e, said)
 	} else {
-		wait, err = withPipes(cmd, e, said)
+		wait, err = withPipes(ctx, cmd, e, said)
 	}
 	if err != nil {
 		return 0, err
@@ -100,7 +100,7 @@ func (r *Runtime) Exec(ctx context.Context, e Exec) (int, error) {
 
 // withPipes joins the command of cmd, an exec, with the client. The function that it returns waits until the command has
 // ended and its output was copied.
-func withPipes(cmd *exec.Cmd, e Exec, said io.Writer) (wait func() error, err error) {
+func withPipes(ctx context.Context, cmd *exec.Cmd, e Exec, said io.Writer) (wait func() error, err error) {
 	if e.Stdin != nil {
 		in, err := cmd.StdinPipe()
 		if err != nil {
@@ -124,7 +124,7 @@ func withPipes(cmd *exec.Cmd, e Exec, said io.Writer) (wait func() error, err er
 		for _, f := range files {
 			f.Close()
 		}
-		err := cmd.Wait()
+		err := await(ctx, cmd)
 		for _, f := range finish {
 			f()
 		}

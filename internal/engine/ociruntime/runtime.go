@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"strings"
 
@@ -25,6 +26,8 @@ type Runtime struct {
 	Path string // of the program
 	Root string // the folder where it keeps its state
 	l    *Launcher
+
+	sealed *os.File // a copy of the program, see seal; nil: there is none
 }
 
 // Find looks for the runtime named name: a program on the PATH, or a path.
@@ -38,7 +41,26 @@ func Find(name string) (path string, err error) {
 
 // New returns the runtime at path.
 func New(name, path, root string, l *Launcher) *Runtime {
-	return &Runtime{Name: name, Path: path, Root: root, l: l}
+	r := &Runtime{Name: name, Path: path, Root: root, l: l}
+	if sealed, err := seal(path); err == nil { // else the runtime protects itself
+		r.sealed = sealed
+	}
+	return r
+}
+
+// Program is the path to execute the runtime by. It is good as long as this process lives.
+func (r *Runtime) Program() string {
+	if r.sealed == nil {
+		return r.Path
+	}
+	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), r.sealed.Fd())
+}
+
+// command is a command of the runtime.
+func (r *Runtime) command(ctx context.Context, verb string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, r.Path, append([]string{"--root", r.Root, verb}, args...)...)
+	cmd.Path, cmd.Env = r.Program(), environment
+	return cmd
 }
 
 // Start lets the first process of a created container run its command.
@@ -95,8 +117,8 @@ func (e *Error) Error() string { return e.Text }
 
 func (r *Runtime) run(ctx context.Context, verb string, args ...string) ([]byte, error) {
 	var out, said bytes.Buffer
-	cmd := exec.CommandContext(ctx, r.Path, append([]string{"--root", r.Root, verb}, args...)...)
-	cmd.Env, cmd.Stdout, cmd.Stderr = environment, &out, &said
+	cmd := r.command(ctx, verb, args...)
+	cmd.Stdout, cmd.Stderr = &out, &said
 	if err := r.l.Start(cmd); err != nil {
 		return nil, fmt.Errorf("cannot run %s: %w", r.Path, err)
 	}

@@ -81,7 +81,7 @@ func join(ctx context.Context, cmd *exec.Cmd, open func() (*os.File, error), end
 		go resize(ctx, terminal, e.Resize)
 		io.Copy(out, terminal) // ends with EIO when nobody has the other side open
 	}()
-	err := cmd.Wait()
+	err := await(ctx, cmd)
 	ended()
 	if terminal, ok := <-opened; ok {
 		_ = terminal.SetReadDeadline(time.Now().Add(drain))
