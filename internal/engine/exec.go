@@ -28,13 +28,10 @@ const maxSyncOutput = 16 << 20
 // ExecSync runs a command in a running container to its end, or for Timeout seconds (0: without limit); after that it is
 // killed and the error's code is DeadlineExceeded.
 func (e *Engine) ExecSync(ctx context.Context, req *runtimeapi.ExecSyncRequest) (*runtimeapi.ExecSyncResponse, error) {
-	if req.GetTimeout() > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, time.Duration(req.GetTimeout())*time.Second)
-		defer cancel()
-	}
 	var out, errs capped
-	code, err := e.exec(ctx, req.GetContainerId(), req.GetCmd(), false, ociruntime.Exec{Stdout: &out, Stderr: &errs})
+	code, err := e.exec(ctx, req.GetContainerId(), req.GetCmd(), false, ociruntime.Exec{
+		Stdout: &out, Stderr: &errs, Timeout: time.Duration(req.GetTimeout()) * time.Second,
+	})
 	if errors.Is(err, context.DeadlineExceeded) {
 		return nil, grpcstatus.Errorf(codes.DeadlineExceeded, "command %q timed out: timeout %ds exceeded", req.GetCmd(), req.GetTimeout())
 	}

@@ -164,7 +164,7 @@ func ready(e watch.Event, pod *corev1.Pod) bool {
 
 // wait takes events until done is true of one.
 func (s *stage) wait(ctx context.Context, done func(watch.Event, *corev1.Pod) bool) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute) // 200 Pods that are probed as soon as they run take their time
 	defer cancel()
 	for {
 		select {

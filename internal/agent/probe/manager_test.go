@@ -323,7 +323,7 @@ func TestCommandsAtWorkAreBounded(t *testing.T) {
 			now++
 			most = max(most, now)
 			mu.Unlock()
-			time.Sleep(100 * time.Millisecond)
+			time.Sleep(patience / 2)
 			mu.Lock()
 			now--
 			mu.Unlock()

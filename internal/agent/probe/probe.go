@@ -86,7 +86,7 @@ type Config struct {
 	// OnResult is called on every change of an outcome, one call at a time for each probe, from the
 	// probe's goroutine. It must not block; it may call any method of the Manager.
 	OnResult func(Result)
-	MaxExec  int          // commands at work at the same time; 0 means 16 for each processor
+	MaxExec  int          // commands at work at the same time; 0 means 8 for each processor
 	Log      *slog.Logger // nil means slog.Default()
 }
 

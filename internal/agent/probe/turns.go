@@ -9,10 +9,10 @@ import (
 
 const (
 	// execPerCPU is how many commands may be at work at once for each processor: more would only make each other late.
-	execPerCPU = 16
+	execPerCPU = 8
 	// patience is how long a command is taken to be at work. One that takes longer waits for something itself, and its
 	// turn passes on; next time it takes its turn among its like.
-	patience = 250 * time.Millisecond
+	patience = 100 * time.Millisecond
 )
 
 // turns bounds the commands of exec probes that are at work at the same time, so that many that are due at once do not

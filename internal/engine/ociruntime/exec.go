@@ -30,6 +30,9 @@ type Exec struct {
 	Stdout  io.Writer
 	Stderr  io.Writer
 	Resize  <-chan Size // with Terminal; closed when the client has gone
+	// Timeout counts from the start of the runtime's program, not the time that it has to wait before, which is the
+	// machine's fault and not the command's; 0: none.
+	Timeout time.Duration
 
 	pidFile string
 }
@@ -44,12 +47,12 @@ func (e *Exec) started() bool {
 type Size struct{ Width, Height uint16 }
 
 // Exec runs the command to its end and returns its exit code; processes that it leaves behind are not waited for. When
-// ctx ends before, the command's process group is killed, and ctx.Err() returned. When the client goes away, the command
-// is hung up: by SIGHUP where it has a terminal, else by SIGPIPE when it prints; one that minds neither lives on.
-// A command that cannot be started is an *Error.
+// ctx or the timeout ends before, the command's process group is killed, and ctx.Err() or context.DeadlineExceeded
+// returned. When the client goes away, the command is hung up: by SIGHUP where it has a terminal, else by SIGPIPE when it
+// prints; one that minds neither lives on. A command that cannot be started is an *Error.
 func (r *Runtime) Exec(ctx context.Context, e Exec) (int, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	process, err := memoryFile(e.Process)
 	if err != nil {
 		return 0, err
@@ -75,14 +78,18 @@ func (r *Runtime) Exec(ctx context.Context, e Exec) (int, error) {
 		return 0, err
 	}
 	r.l.ExpectMigration()
-	if err := r.l.Start(cmd); err != nil {
-		cancel()
+	if err := r.l.StartLater(cmd); err != nil {
+		cancel(nil)
 		_ = wait() // closes what was opened for the command
 		return 0, fmt.Errorf("cannot run %s: %w", r.Path, err)
 	}
+	if e.Timeout > 0 {
+		timer := time.AfterFunc(e.Timeout, func() { cancel(context.DeadlineExceeded) })
+		defer timer.Stop()
+	}
 	err = wait()
 	if ctx.Err() != nil {
-		return 0, ctx.Err()
+		return 0, context.Cause(ctx)
 	}
 	var exit *exec.ExitError
 	switch {

@@ -35,6 +35,8 @@ type Launcher struct {
 	log    *slog.Logger
 	cgroup *os.File // the group on the version 2 tree; nil: there is none
 	work   chan work
+	later  chan work // what gives way to work
+	closed chan struct{}
 	done   chan struct{}
 	close  sync.Once
 
@@ -57,7 +59,8 @@ func UnifiedHasController() bool {
 
 // NewLauncher starts the thread. The caller must Close it.
 func NewLauncher(c LauncherConfig) (*Launcher, error) {
-	l := &Launcher{config: c, log: c.Log, work: make(chan work), done: make(chan struct{}), migration: ownGroup()}
+	l := &Launcher{config: c, log: c.Log, migration: ownGroup(),
+		work: make(chan work), later: make(chan work), closed: make(chan struct{}), done: make(chan struct{})}
 	if c.Cgroup != "" {
 		l.cgroup = openUnified(c.Cgroup)
 	}
@@ -92,15 +95,19 @@ type work struct {
 }
 
 // Start is cmd.Start on the launcher's thread.
-func (l *Launcher) Start(cmd *exec.Cmd) error { return l.start(cmd, false) }
+func (l *Launcher) Start(cmd *exec.Cmd) error { return l.start(l.work, cmd, false) }
+
+// StartLater is Start for a program that gives way to others: on a machine that is busy a fork may take tens of
+// milliseconds, and however many commands are to be run in containers, no container waits for them.
+func (l *Launcher) StartLater(cmd *exec.Cmd) error { return l.start(l.later, cmd, false) }
 
 // StartMonitor is Start for a program that has an OCI runtime create a container.
 func (l *Launcher) StartMonitor(cmd *exec.Cmd) error {
 	l.ExpectMigration()
-	return l.start(cmd, true)
+	return l.start(l.work, cmd, true)
 }
 
-func (l *Launcher) start(cmd *exec.Cmd, monitor bool) error {
+func (l *Launcher) start(queue chan<- work, cmd *exec.Cmd, monitor bool) error {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
@@ -109,9 +116,9 @@ func (l *Launcher) start(cmd *exec.Cmd, monitor bool) error {
 	}
 	result := make(chan error, 1)
 	select {
-	case l.work <- work{func() { result <- cmd.Start() }, monitor}:
+	case queue <- work{func() { result <- cmd.Start() }, monitor}:
 		return <-result
-	case <-l.done:
+	case <-l.closed:
 		return errors.New("the launcher is closed")
 	}
 }
@@ -149,7 +156,7 @@ func ownGroup() string {
 
 // Close ends the thread. Children live on.
 func (l *Launcher) Close() {
-	l.close.Do(func() { close(l.work) })
+	l.close.Do(func() { close(l.closed) })
 	<-l.done
 	if l.cgroup != nil {
 		l.cgroup.Close()
@@ -164,7 +171,11 @@ func (l *Launcher) run(ready chan<- error) {
 		return
 	}
 	defer t.close()
-	for w := range l.work {
+	for {
+		w, ok := l.next()
+		if !ok {
+			return
+		}
 		if !w.monitor || t.hostMounts == nil {
 			w.start()
 			continue
@@ -177,6 +188,22 @@ func (l *Launcher) run(ready chan<- error) {
 			l.log.Error("cannot return to the host's mount namespace", "error", err)
 		}
 	}
+}
+
+// next waits for work; not ok: the launcher is closed.
+func (l *Launcher) next() (w work, ok bool) {
+	select {
+	case w = <-l.work:
+		return w, true
+	default:
+	}
+	select {
+	case w = <-l.work:
+	case w = <-l.later:
+	case <-l.closed:
+		return w, false
+	}
+	return w, true
 }
 
 // thread is the state of the launcher's OS thread; its methods run there only.
