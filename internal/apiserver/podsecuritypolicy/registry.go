@@ -4,7 +4,6 @@ package podsecuritypolicy
 
 import (
 	"context"
-	"fmt"
 
 	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -52,11 +51,11 @@ func NewREST(options generic.RESTOptionsGetter) (*REST, error) {
 func (*REST) ShortNames() []string { return []string{"psp"} }
 
 // Policies are those that the watch cache has: reading them costs no round trip to etcd, so that each Pod may. They are the
-// cache's and may not be changed.
+// cache's and may not be changed. Errors are the API's own, which a client knows whether to retry.
 func (r *REST) Policies(ctx context.Context) ([]v1beta1.PodSecurityPolicy, error) {
 	list, err := r.List(ctx, &internalversion.ListOptions{ResourceVersion: "0"})
 	if err != nil {
-		return nil, fmt.Errorf("cannot list pod security policies: %w", err)
+		return nil, err
 	}
 	return list.(*v1beta1.PodSecurityPolicyList).Items, nil
 }

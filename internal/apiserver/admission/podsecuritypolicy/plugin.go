@@ -179,7 +179,7 @@ func (v verdict) refusal(a admission.Attributes, verb string) error {
 func (p *Plugin) judge(ctx context.Context, a admission.Attributes, pod *api.Pod, may mutation) (verdict, error) {
 	policies, err := p.policies(ctx)
 	if err != nil {
-		return verdict{}, admission.NewForbidden(a, fmt.Errorf("%s: %w", PluginName, err))
+		return verdict{}, err
 	}
 	if len(policies) == 0 {
 		return verdict{pod: pod}, nil

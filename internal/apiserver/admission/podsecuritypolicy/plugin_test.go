@@ -1,6 +1,7 @@
 package podsecuritypolicy_test
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strings"
@@ -54,6 +55,7 @@ func newPod(change func(*api.Pod)) *api.Pod {
 type request struct {
 	policies    []v1beta1.PodSecurityPolicy
 	grants      map[string][]string // user: names of policies in namespace ns; nil grants alice all
+	group       string              // the API group in which they are granted, by default policy
 	operation   admission.Operation
 	subresource string
 	old         *api.Pod
@@ -76,7 +78,7 @@ func (r request) plugin(t *testing.T) *podsecuritypolicy.Plugin {
 	t.Helper()
 	p := podsecuritypolicy.New(func(context.Context) ([]v1beta1.PodSecurityPolicy, error) { return r.policies, nil })
 	p.SetAuthorizer(authorizer.AuthorizerFunc(func(_ context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
-		if a.GetVerb() != "use" || a.GetResource() != "podsecuritypolicies" || a.GetAPIGroup() != "policy" || a.GetNamespace() != "ns" || !a.IsResourceRequest() {
+		if a.GetVerb() != "use" || a.GetResource() != "podsecuritypolicies" || a.GetAPIGroup() != cmp.Or(r.group, "policy") || a.GetNamespace() != "ns" || !a.IsResourceRequest() {
 			return authorizer.DecisionNoOpinion, "", nil
 		}
 		if r.grants == nil && a.GetUser().GetName() == "alice" || slices.Contains(r.grants[a.GetUser().GetName()], a.GetName()) {
@@ -137,7 +139,11 @@ func TestWhoMayUseAPolicy(t *testing.T) {
 			t.Errorf("%s: %v, %v", who, pod, err)
 		}
 	}
-	r := request{policies: []v1beta1.PodSecurityPolicy{policy("any", nil)}, grants: map[string][]string{"system:serviceaccount:other:robot": {"any"}}}
+	r := request{policies: []v1beta1.PodSecurityPolicy{policy("any", nil)}, group: "extensions"}
+	if _, err := r.run(t, newPod(nil)); err != nil {
+		t.Errorf("granted in the group that policies were in first: %v", err)
+	}
+	r = request{policies: []v1beta1.PodSecurityPolicy{policy("any", nil)}, grants: map[string][]string{"system:serviceaccount:other:robot": {"any"}}}
 	if _, err := r.run(t, newPod(nil)); err == nil {
 		t.Error("the service account of another namespace counts")
 	}
