@@ -24,6 +24,7 @@ import (
 	"peapod.dev/peapod/internal/apiserver/admission"
 	"peapod.dev/peapod/internal/apiserver/auth"
 	"peapod.dev/peapod/internal/apiserver/informer"
+	"peapod.dev/peapod/internal/apiserver/podsecuritypolicy"
 )
 
 // build makes the generic server. What it starts ends with s.stop.
@@ -71,9 +72,13 @@ func (s *Server) build(cfg Config) (err error) {
 	if err := s.addHealthChecks(ctx, c); err != nil {
 		return err
 	}
+	policies, err := podsecuritypolicy.NewREST(s.options)
+	if err != nil {
+		return fmt.Errorf("cannot open registry of podsecuritypolicies: %w", err)
+	}
 	c.AdmissionControl, err = admission.New(admission.Config{
 		Client: s.client, Informers: s.informers, Authorize: c.Authorization.Authorizer, Version: version,
-		Served: c.MergedResourceConfig, Drained: ctx.Done(),
+		Served: c.MergedResourceConfig, Policies: policies.Policies, Drained: ctx.Done(),
 	})
 	if err != nil {
 		return err
@@ -94,7 +99,8 @@ func (s *Server) build(cfg Config) (err error) {
 
 	r := &registries{
 		options: s.options, authenticate: c.Authentication.Authenticator, authorize: c.Authorization.Authorizer,
-		rules: c.RuleResolver, tokens: tokens, budgets: s.client.PolicyV1(), pki: s.pki, address: c.ExternalAddress,
+		rules: c.RuleResolver, tokens: tokens, budgets: s.client.PolicyV1(), pki: s.pki, policies: policies,
+		address: c.ExternalAddress,
 	}
 	groups, err := r.groups(rows)
 	if err != nil {

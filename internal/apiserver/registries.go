@@ -12,7 +12,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
@@ -44,6 +43,7 @@ import (
 
 	"peapod.dev/peapod/internal/apiserver/auth"
 	"peapod.dev/peapod/internal/apiserver/pki"
+	"peapod.dev/peapod/internal/apiserver/podsecuritypolicy"
 )
 
 // kubeletTimeout bounds requests to a node that are not streams (kube-apiserver --kubelet-timeout).
@@ -58,6 +58,7 @@ type registries struct {
 	tokens       *auth.Tokens
 	budgets      policyv1client.PodDisruptionBudgetsGetter
 	pki          *pki.PKI
+	policies     *podsecuritypolicy.REST
 	address      string // host:port by which others reach this server
 
 	nodes   *nodestore.NodeStorage
@@ -74,14 +75,17 @@ func (r *registries) groups(rows []row) ([]*genericapiserver.APIGroupInfo, error
 			return nil, fmt.Errorf("cannot open registry of %s: %w", row.names[0], err)
 		}
 		i := slices.IndexFunc(groups, func(g *genericapiserver.APIGroupInfo) bool {
-			return g.PrioritizedVersions[0] == row.version
+			return g.PrioritizedVersions[0].Group == row.version.Group
 		})
 		if i < 0 {
 			g := genericapiserver.NewDefaultAPIGroupInfo(row.version.Group, legacyscheme.Scheme, legacyscheme.ParameterCodec, legacyscheme.Codecs)
 			// The scheme knows every version that upstream has; only those of the table are served.
-			g.PrioritizedVersions = []schema.GroupVersion{row.version}
-			g.VersionedResourcesStorageMap[row.version.Version] = map[string]rest.Storage{}
+			g.PrioritizedVersions = nil
 			i, groups = len(groups), append(groups, &g)
+		}
+		if !slices.Contains(groups[i].PrioritizedVersions, row.version) {
+			groups[i].PrioritizedVersions = append(groups[i].PrioritizedVersions, row.version)
+			groups[i].VersionedResourcesStorageMap[row.version.Version] = map[string]rest.Storage{}
 		}
 		for j, name := range row.names {
 			groups[i].VersionedResourcesStorageMap[row.version.Version][name] = stores[j]

@@ -44,6 +44,7 @@ import (
 	priorityclassstore "k8s.io/kubernetes/pkg/registry/scheduling/priorityclass/storage"
 
 	"peapod.dev/peapod/internal/apiserver/auth"
+	pspv1beta1 "peapod.dev/peapod/internal/apiserver/podsecuritypolicy/v1beta1"
 )
 
 // eventTTL is how long an Event is kept (kube-apiserver --event-ttl).
@@ -114,6 +115,9 @@ func resources() []row {
 		{policyv1.SchemeGroupVersion, names("poddisruptionbudgets", "status"), func(r *registries) ([]rest.Storage, error) {
 			pdb, status, err := pdbstore.NewREST(r.options)
 			return []rest.Storage{pdb, status}, err
+		}},
+		{pspv1beta1.SchemeGroupVersion, names("podsecuritypolicies"), func(r *registries) ([]rest.Storage, error) {
+			return []rest.Storage{r.policies}, nil
 		}},
 
 		{rbacv1.SchemeGroupVersion, []string{"roles", "rolebindings", "clusterroles", "clusterrolebindings"}, (*registries).openRBAC},

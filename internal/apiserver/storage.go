@@ -18,6 +18,8 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/component-base/compatibility"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
+
+	"peapod.dev/peapod/internal/apiserver/podsecuritypolicy"
 )
 
 // etcdPrefix is kube-apiserver's default: the layout in etcd is that of any Kubernetes cluster.
@@ -45,6 +47,7 @@ func newRESTOptions(t storagebackend.TransportConfig, version compatibility.Effe
 	f := serverstorage.NewDefaultStorageFactory(*cfg, runtime.ContentTypeProtobuf, legacyscheme.Codecs,
 		serverstorage.NewDefaultResourceEncodingConfigForEffectiveVersion(legacyscheme.Scheme, version), served,
 		map[schema.GroupResource]string{corev1.Resource("nodes"): "minions"}) // upstream's one old name that is served here
+	f.SetSerializer(podsecuritypolicy.Resource, podsecuritypolicy.StorageMediaType, nil)
 	f.AddCohabitatingResources(corev1.Resource("events"), eventsv1.Resource("events"))
 	return &restOptions{factory: f}
 }

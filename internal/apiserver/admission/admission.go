@@ -25,6 +25,8 @@ import (
 	"k8s.io/kubernetes/plugin/pkg/admission/runtimeclass"
 	"k8s.io/kubernetes/plugin/pkg/admission/security/podsecurity"
 	"k8s.io/kubernetes/plugin/pkg/admission/serviceaccount"
+
+	"peapod.dev/peapod/internal/apiserver/admission/podsecuritypolicy"
 )
 
 // Config is what the plugins need.
@@ -35,6 +37,8 @@ type Config struct {
 	Version   compatibility.EffectiveVersion
 	// Served says which resources can be counted by quotas.
 	Served serverstorage.APIResourceConfigSource
+	// Policies are the PodSecurityPolicies that there are.
+	Policies podsecuritypolicy.Lister
 	// Drained ends the plugins' goroutines.
 	Drained <-chan struct{}
 }
@@ -46,8 +50,9 @@ type plugin struct {
 }
 
 // chain is in the order of kubeapiserver/options.AllOrderedPlugins: what is enabled there by default, and NodeRestriction,
-// which every cluster with the Node authorizer enables. Left out are the plugins for resources that are not served.
-func chain() []plugin {
+// which every cluster with the Node authorizer enables. PodSecurityPolicy, which is ours, stands where upstream had it. Left
+// out are the plugins for resources that are not served.
+func chain(cfg Config) []plugin {
 	return []plugin{
 		{lifecycle.PluginName, lifecycle.Register},
 		{limitranger.PluginName, limitranger.Register},
@@ -55,6 +60,7 @@ func chain() []plugin {
 		{noderestriction.PluginName, noderestriction.Register},
 		{nodetaint.PluginName, nodetaint.Register},
 		{podsecurity.PluginName, podsecurity.Register},
+		{podsecuritypolicy.PluginName, func(p *admission.Plugins) { podsecuritypolicy.Register(p, cfg.Policies) }},
 		{podpriority.PluginName, podpriority.Register},
 		{defaulttolerationseconds.PluginName, defaulttolerationseconds.Register},
 		{runtimeclass.PluginName, runtimeclass.Register},
@@ -75,7 +81,7 @@ func New(cfg Config) (admission.Interface, error) {
 	}
 	plugins := admission.NewPlugins()
 	var names []string
-	for _, p := range chain() {
+	for _, p := range chain(cfg) {
 		p.register(plugins)
 		names = append(names, p.name)
 	}
