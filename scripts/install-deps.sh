@@ -6,7 +6,7 @@ set -eu
 
 packages="busybox-static catatonit conmon crun iproute2 nftables"
 if [ "${1:-}" = --bench ]; then
-	packages="$packages podman iptables"
+	packages="$packages podman runc iptables"
 fi
 
 missing=
