@@ -25,7 +25,7 @@ data folder ends them and removes what the engine made.`,
 			if cfg.PodCIDR, err = netip.ParsePrefix(cidr); err != nil {
 				return &usageError{fmt.Errorf("invalid --pod-cidr: %w", err), cmd.CommandPath()}
 			}
-			cfg.Log = newLogger(verbose)
+			cfg.Log, cfg.MaxRestartPeriod = newLogger(verbose), daemon.LongestRestartPeriod // checked, though no agent uses it
 			return daemon.ServeEngine(cmd.Context(), cfg, listen)
 		},
 	}
