@@ -150,7 +150,8 @@ func (s *Store) removeFolders(imageID, owner string) bool {
 func (s *Store) base(imageID string) (base, error) {
 	pin, err := s.store.Container(s.pinName(imageID))
 	if errors.Is(err, storage.ErrContainerUnknown) {
-		pin, err = s.store.CreateContainer("", []string{s.pinName(imageID)}, imageID, "", s.owner, &storage.ContainerOptions{Volatile: true})
+		// Not volatile: podman 4 does not read the list of those, and would remove the layers under our containers.
+		pin, err = s.store.CreateContainer("", []string{s.pinName(imageID)}, imageID, "", s.owner, nil)
 		if errors.Is(err, storage.ErrDuplicateName) { // somebody else was first
 			pin, err = s.store.Container(s.pinName(imageID))
 		}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -234,6 +235,10 @@ func TestPin(t *testing.T) {
 	other := &Store{store: s.store, owner: "other"} // as `peapod image rm` is
 	if err := errors.Join(s.CreateRootfs("one", img), s.CreateRootfs("two", img)); err != nil {
 		t.Fatal(err)
+	}
+	list, err := os.ReadFile(filepath.Join(s.store.GraphRoot(), "overlay-containers", "containers.json"))
+	if err != nil || !strings.Contains(string(list), pinPrefix) {
+		t.Errorf("the pin is not where older users of the storage look: %s, %v", list, err)
 	}
 	for _, id := range []string{"one", "two"} {
 		if err := other.Remove("app"); !errors.Is(err, ErrInUse) {
